@@ -1,0 +1,402 @@
+"""A photo's way through the networks: detect -> align -> steps -> parse -> fuse.
+
+The stages are plain functions over `Work`, the faces of one photo as numpy arrays. `Pipeline` calls them one
+after the other in this process; the Ray Serve deployments call the same functions in theirs, on the works of
+several requests at once, so both give the same pixels.
+"""
+
+import dataclasses
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from rayface.errors import RayfaceError
+from rayface.records import FFHQ_TEMPLATE
+
+if TYPE_CHECKING:
+    from rayface.store import ModelStore
+    from rayface.systems.base import Step
+
+CROP_SIZE = 256  # side of the aligned crops that travel from stage to stage, px
+FACES = ("all", "largest")
+FORWARD_FACES = 16  # crops in one call of a network: bounds memory whatever the photo shows
+
+
+class Parser(Protocol):
+    """The parsing system's step: crops uint8 [N, 3, S, S] of its size -> class ids uint8 [N, S, S]."""
+
+    size: int
+    model: str
+
+    def masks(self, crops: Tensor) -> Tensor: ...
+
+
+class Detector(Protocol):
+    """`systems.detection.Detector`: photos uint8 [3, H, W] -> for each its boxes, landmarks and scores."""
+
+    def detect(self, photos: list[Tensor]) -> Sequence[Any]: ...
+
+
+@dataclass(frozen=True)
+class Params:
+    """What a request may choose."""
+
+    strength: float = 1.0  # 0 keeps the face, 1 is the step's full output
+    faces: str = "all"  # one of FACES
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 1:  # also false for NaN
+            raise RayfaceError(f"strength is {self.strength}; give a number from 0 to 1.")
+        if self.faces not in FACES:
+            raise RayfaceError(f"faces is {self.faces!r}; give one of: {', '.join(FACES)}.")
+
+
+def check_params(params: Mapping[str, Any]) -> Params:
+    """`params` as typed values. Raises RayfaceError naming an unknown key or a value out of range."""
+    known = [item.name for item in dataclasses.fields(Params)]
+    for key in params:
+        if key not in known:
+            raise RayfaceError(f"Unknown parameter {key!r}; known: {', '.join(known)}.")
+    values = dict(params)
+    try:
+        values["strength"] = float(values.get("strength", 1.0))
+    except (TypeError, ValueError):
+        raise RayfaceError(f"strength is {values['strength']!r}; give a number from 0 to 1.") from None
+    return Params(**values)
+
+
+def check_steps(steps: Sequence[str], known: Collection[str]) -> list[str]:
+    """`steps` as a list. Raises RayfaceError, naming the known ones, for none, an unknown one or a double."""
+    names = ", ".join(sorted(known))
+    if not steps:
+        raise RayfaceError(f"No step is given; known steps: {names}.", kind="unknown-step")
+    for name in steps:
+        if name not in known:
+            raise RayfaceError(f"Unknown step {name!r}; known steps: {names}.", kind="unknown-step")
+        if list(steps).count(name) > 1:
+            raise RayfaceError(f"Step {name!r} is given twice; give each step once.")
+    return list(steps)
+
+
+@dataclass
+class FaceReport:
+    """What was found and done at one face; coordinates in photo pixels."""
+
+    box: list[float]  # x0 y0 x1 y1
+    landmarks: list[list[float]]  # records.LANDMARKS order
+    score: float
+    size: float  # side of the square in the photo that its crop shows, px
+    steps: list[str] = field(default_factory=list)  # applied, in order
+    skipped: list[dict[str, str]] = field(default_factory=list)  # {"step": ..., "reason": ...}
+
+
+@dataclass
+class Report:
+    """What happened to one photo; `dataclasses.asdict` makes JSON of it."""
+
+    width: int
+    height: int
+    steps: list[str]  # asked for
+    faces: list[FaceReport]
+    changed: int  # faces whose pixels are not the photo's own
+    models: dict[str, str]  # stage -> name@version
+    timings_ms: dict[str, float]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Result:
+    """The processed photo, uint8 [3, H, W], and its report."""
+
+    photo: Tensor
+    report: Report
+
+
+@dataclass
+class Work:
+    """The faces of one photo between stages, as numpy: it travels through Ray, and may arrive read-only.
+
+    `before`, `crops`: uint8 [N, 3, CROP_SIZE, CROP_SIZE], the photo's own and the current ones; `matrices`:
+    float32 [N, 2, 3], photo to crop pixels; `masks`: uint8 [N, CROP_SIZE, CROP_SIZE] once parsed; `faces`: N
+    reports; `others`: reports of faces that are left alone; `changed`: bool [N].
+    """
+
+    width: int
+    height: int
+    before: np.ndarray
+    crops: np.ndarray
+    matrices: np.ndarray
+    faces: list[FaceReport]
+    others: list[FaceReport]
+    changed: np.ndarray
+    masks: np.ndarray | None = None
+    models: dict[str, str] = field(default_factory=dict)
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+
+def tensor(array: np.ndarray) -> Tensor:
+    """`array` as a tensor; a read-only one (from Ray's object store) is copied, as torch has none."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def detect_faces(
+    detector: Detector, photos: list[Tensor], params: Sequence[Params], max_faces: int
+) -> list[Work]:
+    """Detect and align the faces of several photos, uint8 [3, H, W] each.
+
+    Of more than `max_faces` faces the largest are processed; the rest are reported and left alone. Returns a
+    work for each photo, with no faces where none was found.
+    """
+    started = time.perf_counter()
+    works = []
+    for photo, found, param in zip(photos, detector.detect(photos), params, strict=True):
+        works.append(_align(photo, found, param, max_faces))
+    for work in works:
+        work.timings_ms["detect"] = _since(started)
+        work.models["detect"] = getattr(detector, "model", "detection")
+    return works
+
+
+def _align(photo: Tensor, found: Any, params: Params, max_faces: int) -> Work:
+    from rayface.imaging.align import scales, similarity, warp_crops
+
+    landmarks = torch.as_tensor(found.landmarks, dtype=torch.float32).reshape(-1, 5, 2)
+    matrices = similarity(landmarks, FFHQ_TEMPLATE, CROP_SIZE) if len(landmarks) else torch.zeros(0, 2, 3)
+    sizes = [CROP_SIZE / float(scale) for scale in scales(matrices)] if len(landmarks) else []
+    reports = [
+        FaceReport(
+            box=[round(float(value), 2) for value in found.boxes[index]],
+            landmarks=[[round(float(value), 2) for value in point] for point in landmarks[index]],
+            score=round(float(found.scores[index]), 4),
+            size=round(size, 1),
+        )
+        for index, size in enumerate(sizes)
+    ]
+    limit = 1 if params.faces == "largest" else max_faces
+    why = "not the largest face" if params.faces == "largest" else f"more than {max_faces} faces in the photo"
+    by_size = sorted(range(len(sizes)), key=lambda index: -sizes[index])
+    chosen, left = sorted(by_size[:limit]), sorted(by_size[limit:])
+    for index in left:
+        reports[index].skipped.append({"step": "all", "reason": why})
+    crops = warp_crops(photo, matrices[chosen], CROP_SIZE).numpy()
+    return Work(
+        width=photo.shape[2],
+        height=photo.shape[1],
+        before=crops,
+        crops=crops,
+        matrices=matrices[chosen].numpy(),
+        faces=[reports[index] for index in chosen],
+        others=[reports[index] for index in left],
+        changed=np.zeros(len(chosen), bool),
+    )
+
+
+def run_step(step: "Step", works: Sequence[Work], params: Sequence[Params]) -> list[Work]:
+    """Run one step on the faces of several photos in common batches; returns new works."""
+    started = time.perf_counter()
+    counts = [len(work.faces) for work in works]
+    crops = tensor(np.concatenate([work.crops for work in works])) if sum(counts) else torch.zeros(0)
+    strengths = torch.tensor([p.strength for p, n in zip(params, counts, strict=True) for _ in range(n)])
+    after, reasons = [], []
+    for first in range(0, len(crops), FORWARD_FACES):
+        part = slice(first, first + FORWARD_FACES)
+        changed, why = _apply(step, crops[part], strengths[part])
+        after.append(changed)
+        reasons += why
+    stacked = torch.cat(after).numpy() if after else crops.numpy()
+    results, first = [], 0
+    for work, count in zip(works, counts, strict=True):
+        part = slice(first, first + count)
+        results.append(_with_step(work, step, stacked[part], reasons[part], _since(started)))
+        first += count
+    return results
+
+
+def _apply(step: "Step", crops: Tensor, strengths: Tensor) -> tuple[Tensor, list[str]]:
+    """The step on one batch: new crops and, for each face, why it was left out ("" where it was not)."""
+    from rayface.imaging.paste import sharpness
+
+    native = _resize(crops, step.size)
+    output = step(native, {})
+    reasons = [""] * len(crops)
+    if step.sharpens:
+        for index, less in enumerate((sharpness(output) < sharpness(native)).tolist()):
+            reasons[index] = "the face is already sharper than the step's output" if less else ""
+    for index in (strengths == 0).nonzero().flatten().tolist():
+        reasons[index] = "strength is 0"
+    keep = torch.tensor([reason == "" for reason in reasons])
+    # Only the change travels: at full strength and native size this is the output itself, exactly.
+    change = (output.float() - native.float()) * (strengths * keep)[:, None, None, None]
+    if step.size != crops.shape[-1]:
+        change = torch.nn.functional.interpolate(
+            change, crops.shape[-2:], mode="bicubic", align_corners=False
+        )
+    return (crops.float() + change).round_().clamp_(0, 255).to(torch.uint8), reasons
+
+
+def _resize(crops: Tensor, size: int) -> Tensor:
+    """uint8 crops [N, 3, S, S] at another side, anti-aliased."""
+    if crops.shape[-1] == size:
+        return crops
+    resized = interpolate(crops.float(), (size, size), mode="bicubic", align_corners=False, antialias=True)
+    return resized.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _with_step(
+    work: Work, step: "Step", crops: np.ndarray, reasons: Sequence[str], milliseconds: float
+) -> Work:
+    """`work` after a step: crops, what was applied, what was left out."""
+    faces = []
+    for face, reason in zip(work.faces, reasons, strict=True):
+        if reason:
+            face = dataclasses.replace(face, skipped=[*face.skipped, {"step": step.name, "reason": reason}])
+        else:
+            face = dataclasses.replace(face, steps=[*face.steps, step.name])
+        faces.append(face)
+    applied = np.array([reason == "" for reason in reasons], bool)
+    return dataclasses.replace(
+        work,
+        crops=crops if len(faces) else work.crops,
+        faces=faces,
+        changed=work.changed | applied,
+        models=work.models | {step.name: step.model},
+        timings_ms=work.timings_ms | {step.name: milliseconds},
+    )
+
+
+def parse_faces(parser: Parser, works: Sequence[Work], every_face: Sequence[bool] = ()) -> list[Work]:
+    """Masks for the faces of several photos in common batches; returns new works.
+
+    Only changed faces are parsed and the others' masks stay 0, but for works whose `every_face` is true.
+    """
+    started = time.perf_counter()
+    every = every_face or [False] * len(works)
+    wanted = [work.changed | all_faces for work, all_faces in zip(works, every, strict=True)]
+    crops = [work.crops[chosen] for work, chosen in zip(works, wanted, strict=True) if chosen.any()]
+    batch = tensor(np.concatenate(crops)) if crops else torch.zeros(0)
+    parts = [_masks(parser, part) for part in batch.split(FORWARD_FACES)] if crops else []
+    found = torch.cat(parts).numpy() if parts else np.zeros((0, CROP_SIZE, CROP_SIZE), np.uint8)
+    results, first = [], 0
+    for work, chosen in zip(works, wanted, strict=True):
+        masks = np.zeros((len(work.faces), CROP_SIZE, CROP_SIZE), np.uint8)
+        count = int(chosen.sum())
+        masks[chosen] = found[first : first + count]
+        first += count
+        timings = work.timings_ms | {"parse": _since(started)}
+        models = work.models | {"parse": parser.model}
+        results.append(dataclasses.replace(work, masks=masks, models=models, timings_ms=timings))
+    return results
+
+
+def _masks(parser: Parser, crops: Tensor) -> Tensor:
+    """Class ids uint8 [N, S, S] of crops of any side S."""
+    masks = parser.masks(_resize(crops, parser.size))
+    if masks.shape[-1] == crops.shape[-1]:
+        return masks
+    return interpolate(masks[:, None], crops.shape[-2:], mode="nearest-exact")[:, 0]
+
+
+def fuse(photo: Tensor, work: Work, steps: Sequence[str]) -> Result:
+    """Paste the changed faces of a parsed work into its photo, uint8 [3, H, W]; the input is not written to.
+
+    A photo in which nothing changed comes back as it is, with a report that says why.
+    """
+    from rayface.imaging.paste import face_region, paste_back
+
+    started = time.perf_counter()
+    chosen = work.changed
+    result = photo
+    if chosen.any():
+        assert work.masks is not None
+        region = face_region(tensor(work.masks[chosen]))
+        arrays = (tensor(array[chosen]) for array in (work.before, work.crops, work.matrices))
+        before, after, matrices = arrays
+        result = paste_back(photo, before, after, matrices, region)
+    report = Report(
+        width=work.width,
+        height=work.height,
+        steps=list(steps),
+        faces=[*work.faces, *work.others],
+        changed=int(chosen.sum()),
+        models=dict(work.models),
+        timings_ms=work.timings_ms | {"fuse": _since(started)},
+    )
+    if not report.faces:
+        report.notes.append("No face was found; the photo is unchanged.")
+    elif not report.changed:
+        report.notes.append("No face was changed; the photo is unchanged.")
+    return Result(result, report)
+
+
+def default_models(steps: Sequence[str]) -> dict[str, str]:
+    """`{step: model name}` of `steps` and of the parser: a model is named as its system by default."""
+    from rayface.systems.base import SYSTEMS, get_system
+
+    known = {get_system(name).step_name: name for name in SYSTEMS}
+    parse = known.pop("parse", "parsing")
+    return {name: known[name] for name in check_steps(steps, known)} | {"parse": parse}
+
+
+def load_step(store: "ModelStore", ref: str, device: str | torch.device = "cpu") -> Any:
+    """The serving step of a model in the store: a `Step`, or for the parsing system a `Parser`."""
+    from rayface.systems.base import get_system
+
+    loaded = store.load(ref)
+    return get_system(loaded.system).make_step(loaded, device=device)
+
+
+class Pipeline:
+    """All stages in one process: what the service distributes, and what `rayface apply` runs."""
+
+    def __init__(
+        self, detector: Detector, steps: Mapping[str, "Step"], parser: Parser, max_faces: int = 32
+    ) -> None:
+        self.detector = detector
+        self.steps = dict(steps)
+        self.parser = parser
+        self.max_faces = max_faces
+
+    @classmethod
+    def from_store(
+        cls,
+        store: "ModelStore",
+        steps: Sequence[str] = ("enhance",),
+        models: Mapping[str, str] | None = None,
+        device: str | torch.device = "cpu",
+    ) -> "Pipeline":
+        """A pipeline of the store's models.
+
+        `models` maps a step (or "parse") to a reference, `name` or `name@version`, where it is not the model
+        named as its system. Raises RayfaceError for an unknown step or a model that the store does not hold.
+        """
+        from rayface.systems.detection import load_detector
+
+        refs = {**default_models(steps), **(models or {})}
+        made = {name: load_step(store, refs[name], device) for name in steps}
+        return cls(load_detector(), made, load_step(store, refs["parse"], device))
+
+    def process(
+        self, photo: Tensor, steps: Sequence[str], params: Mapping[str, Any] | Params | None = None
+    ) -> Result:
+        """Run `steps` on the faces of `photo`, uint8 [3, H, W].
+
+        `params`: see `Params`. Raises RayfaceError for an unknown step or parameter, naming the known ones.
+        """
+        names = check_steps(steps, self.steps)
+        checked = params if isinstance(params, Params) else check_params(params or {})
+        with torch.inference_mode():
+            works = detect_faces(self.detector, [photo], [checked], self.max_faces)
+            for name in names:
+                works = run_step(self.steps[name], works, [checked])
+            works = parse_faces(self.parser, works)
+            return fuse(photo, works[0], names)
+
+
+def _since(started: float) -> float:
+    return round(1000 * (time.perf_counter() - started), 2)

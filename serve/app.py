@@ -1,0 +1,119 @@
+"""The application: ingress -> detector -> steps -> parser -> fusion, composed of separate deployments.
+
+`serve run serve.app:build [key=value ...]` and the `import_path` of config.yaml call `build` with the
+arguments.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve import Application, Deployment
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.schema import LoggingConfig
+
+from rayface.errors import RayfaceError
+from serve.deployments import FaceDetector, FaceParser, Fusion, StepRunner
+from serve.ingress import Ingress
+from serve.reports import Reports
+from serve.settings import Settings, Stage, settings_from
+
+IDLE_ROUTES = 32  # requests an ingress replica answers besides photos: health, models, refusals
+
+
+def build(args: Mapping[str, Any]) -> Application:
+    """The application of `args` (a `preset` and fields of `Settings`).
+
+    Raises RayfaceError for an unknown setting or step, a model that the store does not hold, or one whose
+    licence is not allowed.
+    """
+    return compose(settings_from(args))
+
+
+def compose(settings: Settings) -> Application:
+    """The application of typed settings; see `build`."""
+    settings = dataclasses.replace(settings, store=_absolute(settings.store))
+    refs = resolve_models(settings)
+    steps = {
+        name: _deploy(StepRunner, _deployment_name(name), settings, settings.step).bind(settings, refs[name])
+        for name in settings.steps
+    }
+    detector = _deploy(FaceDetector, "detector", settings, settings.detector).bind(settings)
+    parser = _deploy(FaceParser, "parser", settings, settings.parser).bind(settings, refs["parse"])
+    fusion = _deploy(Fusion, "fusion", settings, settings.fusion).bind(settings)
+    in_memory = serve.deployment(
+        name="reports",
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=1000,
+        logging_config=_logging(),
+    )
+    reports = in_memory(Reports).bind(settings.report_seconds, settings.max_reports)
+    ingress = _deploy(serve.ingress()(Ingress), "ingress", settings, settings.ingress)
+    ingress = ingress.options(max_ongoing_requests=settings.max_in_flight + IDLE_ROUTES)
+    return ingress.bind(settings, refs, detector, steps, parser, fusion, reports)
+
+
+def resolve_models(settings: Settings) -> dict[str, str]:
+    """`{step or "parse": name@version}`: one version for all replicas, whatever is promoted meanwhile."""
+    from rayface.pipeline import default_models
+    from rayface.store import open_store
+
+    store = open_store(settings.store)
+    wanted = default_models(settings.steps)
+    for use in settings.models:
+        if use not in wanted:
+            raise RayfaceError(f"settings.models: {use!r} is not in use; in use are {', '.join(wanted)}.")
+    refs = {}
+    for use, ref in {**wanted, **settings.models}.items():
+        info = store.info(ref)
+        licence = info.get("licence", "unstated")
+        if settings.allowed_licences and licence not in settings.allowed_licences:
+            allowed = ", ".join(settings.allowed_licences)
+            raise RayfaceError(
+                f"{info['name']}@{info['version']} has licence {licence!r}; settings.allowed_licences allows "
+                f"{allowed}. Train a model on data of your own, or allow it."
+            )
+        # A folder stays a folder: its name@version need not be in this store.
+        refs[use] = ref if "/" in ref and "@" not in ref else f"{info['name']}@{info['version']}"
+    return refs
+
+
+def _absolute(uri: str | None) -> str:
+    """The store's address as it is for replicas too, whose working directory is another."""
+    from rayface.store import open_store
+
+    found = open_store(uri).uri
+    return found if "://" in found else str(Path(found).expanduser().resolve())
+
+
+def _deployment_name(step: str) -> str:
+    return {"enhance": "enhancer"}.get(step, step)
+
+
+def _logging() -> LoggingConfig:
+    return LoggingConfig(enable_access_log=False, log_level="WARNING")
+
+
+def _deploy(cls: Any, name: str, settings: Settings, stage: Stage) -> Deployment:
+    options: dict[str, Any] = {
+        "ray_actor_options": {"num_cpus": stage.num_cpus, "num_gpus": stage.num_gpus},
+        # Two batches: one in the network, one that collects.
+        "max_ongoing_requests": max(2 * stage.max_batch, 4),
+        "max_queued_requests": 4 * settings.max_in_flight,
+        "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=settings.retry_after_s),
+        "logging_config": _logging(),
+        "graceful_shutdown_timeout_s": 5,
+    }
+    if stage.max_replicas > stage.min_replicas:
+        options["autoscaling_config"] = AutoscalingConfig(
+            min_replicas=stage.min_replicas,
+            max_replicas=stage.max_replicas,
+            target_ongoing_requests=stage.target_ongoing,
+            upscale_delay_s=5,
+            downscale_delay_s=300,
+        )
+    else:
+        options["num_replicas"] = stage.min_replicas
+    return serve.deployment(name=name, **options)(cls)

@@ -1,0 +1,162 @@
+"""The deployment in front: it decodes photos and sends them through the others."""
+
+import asyncio
+import base64
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI
+from ray import serve
+
+from rayface.errors import RayfaceError
+from rayface.pipeline import Params, Work
+from serve import problems
+from serve.routes import Json, create_app
+from serve.settings import Settings
+
+
+class Ingress:
+    """Decodes photos and chains the deployments; the arrays between them never pass through here."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        refs: Mapping[str, str],
+        detector: Any,
+        steps: Mapping[str, Any],
+        parser: Any,
+        fusion: Any,
+        reports: Any,
+    ) -> None:
+        self.settings, self._refs = settings, dict(refs)
+        self._detector, self._steps, self._parser = detector, dict(steps), parser
+        self._fusion, self._reports = fusion, reports
+        self._models: list[Json] | None = None
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(self)
+
+    async def process(
+        self, data: bytes, steps: list[str], params: Params, format: str, quality: int
+    ) -> tuple[bytes, Json]:
+        started = time.perf_counter()
+        photo = await asyncio.to_thread(self._decode, data)
+        milliseconds = round(1000 * (time.perf_counter() - started), 2)
+        chain = [self._detector.remote(photo, params)]
+        for name in steps:
+            chain.append(self._steps[name].remote(chain[-1], params))
+        chain.append(self._parser.remote(chain[-1]))
+        chain.append(self._fusion.remote(photo, chain[-1], steps, format, quality))
+        image, report = await self._result(chain)
+        report["timings_ms"] = {"decode": milliseconds, **report["timings_ms"]}
+        return image, report
+
+    async def detect(self, data: bytes) -> Json:
+        photo = await asyncio.to_thread(self._decode, data)
+        work = await self._result([self._detector.remote(photo, Params())])
+        return _faces(work)
+
+    async def parse(self, data: bytes) -> Json:
+        photo = await asyncio.to_thread(self._decode, data)
+        detected = self._detector.remote(photo, Params())
+        work = await self._result([detected, self._parser.remote(detected, True)])
+        return await asyncio.to_thread(_parsed, work)
+
+    async def keep_report(self, identifier: str, report: Json) -> None:
+        await self._reports.put.remote(identifier, report)
+
+    async def report(self, identifier: str) -> Json | None:
+        return await self._reports.get.remote(identifier)
+
+    async def models(self) -> list[Json]:
+        if self._models is None:
+            self._models = await asyncio.to_thread(model_list, self.settings, self._refs)
+        return self._models
+
+    async def health(self) -> Json:
+        application = serve.get_replica_context().app_name
+        status = await asyncio.to_thread(serve.status)
+        found = status.applications[application].deployments
+        states = {name: str(item.status.value) for name, item in found.items()}
+        good = all(state in ("HEALTHY", "UPSCALING", "DOWNSCALING") for state in states.values())
+        return {"status": "ok" if good else "degraded", "deployments": states}
+
+    def _decode(self, data: bytes) -> Any:
+        """The photo of `data` in the object store: the other deployments map it there."""
+        import ray
+
+        from rayface.imaging.codec import decode
+
+        return ray.put(decode(data, self.settings.limits).numpy())
+
+    async def _result(self, chain: Sequence[Any]) -> Any:
+        """The last response of a chain; what went wrong on the way as RayfaceError."""
+        from ray.exceptions import RayTaskError
+        from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+        try:
+            async with asyncio.timeout(self.settings.timeout_s):
+                return await chain[-1]
+        except TimeoutError:
+            for response in chain:
+                response.cancel()
+            raise RayfaceError(
+                f"The photo was not done after {self.settings.timeout_s:g} s; send a smaller one, or try "
+                "again when the service is less busy.",
+                status=504,
+                kind="timeout",
+            ) from None
+        except (BackPressureError, DeploymentUnavailableError) as error:
+            raise problems.Overloaded(self.settings.retry_after_s) from error
+        except RayTaskError as error:
+            cause = _rayface_cause(error)
+            if cause is None:
+                raise
+            raise cause from error
+
+
+def _rayface_cause(error: BaseException | None) -> RayfaceError | None:
+    """The RayfaceError at the bottom of Ray's wrapping, if any: a failed stage fails all after it."""
+    while error is not None:
+        if type(error) is RayfaceError:
+            return error
+        error = getattr(error, "cause", None) or error.__cause__
+    return None
+
+
+def _faces(work: Work) -> Json:
+    from dataclasses import asdict
+
+    keep = ("box", "landmarks", "score", "size")
+    faces = [{key: asdict(face)[key] for key in keep} for face in [*work.faces, *work.others]]
+    return {"width": work.width, "height": work.height, "models": work.models, "faces": faces}
+
+
+def _parsed(work: Work) -> Json:
+    import torch
+
+    from rayface.imaging.codec import encode_mask
+    from rayface.pipeline import CROP_SIZE
+    from rayface.records import PARSING_CLASSES
+
+    answer = _faces(work)
+    masks = work.masks if work.masks is not None else np.zeros((0, 1, 1), np.uint8)
+    for face, mask, matrix in zip(answer["faces"], masks, work.matrices, strict=False):
+        face["mask_png"] = base64.b64encode(encode_mask(torch.from_numpy(mask.copy()))).decode()
+        face["matrix"] = matrix.tolist()
+    return {**answer, "crop_size": CROP_SIZE, "classes": list(PARSING_CLASSES)}
+
+
+def model_list(settings: Settings, refs: Mapping[str, str]) -> list[Json]:
+    """What /v1/models says of each model in use; the detector comes with the package."""
+    from rayface.store import open_store
+
+    store = open_store(settings.store)
+    keys = ("name", "version", "system", "licence", "terms", "sha256", "dtype", "created", "metrics")
+    models = []
+    for use, ref in refs.items():
+        info = store.info(ref)
+        models.append({"use": use, **{key: info[key] for key in keys if key in info}})
+    return models

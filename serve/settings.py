@@ -1,0 +1,119 @@
+"""What an operator may set: one typed tree, from `args:` in the YAML or the command line."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rayface.configuration import from_dict
+from rayface.errors import RayfaceError
+from rayface.imaging.codec import Limits
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One deployment: its replicas, what each of them reserves, and how it batches."""
+
+    min_replicas: int = 1
+    max_replicas: int = 1  # more than min_replicas: autoscaled
+    target_ongoing: float = 4.0  # requests per replica that autoscaling aims at
+    num_cpus: float = 0.1  # reserved with Ray, per replica
+    num_gpus: float = 0.0  # above 0 the replica runs on cuda; a fraction shares the GPU
+    threads: int = 0  # torch threads of a replica; 0: as many as the machine has cores, at most 4
+    max_batch: int = 8  # requests whose faces go through a network together
+    batch_wait_s: float = 0.0  # how long a free replica waits for more; a busy one collects anyway
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.num_gpus > 0 else "cpu"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The whole service. Sizes in bytes and pixels, times in seconds."""
+
+    store: str | None = None  # model store; the release weights are behind it
+    steps: tuple[str, ...] = ("enhance",)
+    models: dict[str, str] = field(default_factory=dict)  # step (or "parse") -> name or name@version
+    allowed_licences: tuple[str, ...] = ()  # if given, models under other licences are refused
+    limits: Limits = field(default_factory=lambda: Limits(20 * 1024 * 1024, 24_000_000))
+    max_faces: int = 32
+    max_in_flight: int = 16  # requests accepted per ingress replica; the next one gets 503
+    retry_after_s: int = 2
+    timeout_s: float = 60.0
+    report_seconds: float = 300.0
+    max_reports: int = 1000
+    ingress: Stage = Stage(num_cpus=0.1)
+    detector: Stage = Stage()
+    step: Stage = Stage()  # every step's own deployment
+    parser: Stage = Stage()
+    fusion: Stage = Stage(max_batch=1)  # nothing to gain from waiting for others
+
+    def __post_init__(self) -> None:
+        positive = (
+            "max_faces",
+            "max_in_flight",
+            "retry_after_s",
+            "timeout_s",
+            "report_seconds",
+            "max_reports",
+        )
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise RayfaceError(f"settings.{name} is {getattr(self, name)}; it must be above 0.")
+        if not self.steps:
+            raise RayfaceError("settings.steps is empty; give at least one, for example enhance.")
+        for name in ("ingress", "detector", "step", "parser", "fusion"):
+            _check_stage(name, getattr(self, name))
+
+
+def _check_stage(name: str, stage: Stage) -> None:
+    if not 1 <= stage.min_replicas <= stage.max_replicas:
+        raise RayfaceError(
+            f"settings.{name}: min_replicas is {stage.min_replicas}, max_replicas {stage.max_replicas}; they "
+            "must be at least 1 and in this order."
+        )
+    if stage.max_batch < 1 or stage.batch_wait_s < 0:
+        raise RayfaceError(f"settings.{name}: max_batch must be at least 1 and batch_wait_s at least 0.")
+
+
+def preset(name: str) -> Settings:
+    """`laptop`: one replica of everything on CPUs; `gpu`: autoscaled, four replicas to a GPU.
+
+    Raises RayfaceError for another name.
+    """
+    if name == "laptop":
+        return Settings()
+    if name == "gpu":
+        network = Stage(max_replicas=8, num_cpus=1, num_gpus=0.25, max_batch=32, threads=1)
+        cpu = Stage(max_replicas=16, num_cpus=1, threads=1, max_batch=1)
+        return Settings(
+            ingress=cpu, detector=network, step=network, parser=network, fusion=cpu, max_in_flight=128
+        )
+    raise RayfaceError(f"Unknown preset {name!r}; known: laptop, gpu.")
+
+
+def settings_from(args: Mapping[str, Any]) -> Settings:
+    """Settings from the `args:` of an application: a `preset`, and any field of `Settings` over it.
+
+    Raises RayfaceError naming an unknown key or a wrong value.
+    """
+    base = preset(str(args.get("preset", "laptop")))
+    values = {key: value for key, value in args.items() if key != "preset"}
+    given = from_dict(Settings, {k: _merge(base, k, v) for k, v in values.items()}, "settings")
+    return dataclasses.replace(base, **{key: getattr(given, key) for key in values})
+
+
+def _merge(base: Settings, key: str, value: Any) -> Any:
+    """A group's values over the preset's own; `steps` may be written as a comma-separated string."""
+    if key == "steps" and isinstance(value, str):
+        return [name.strip() for name in value.split(",") if name.strip()]
+    current = getattr(base, key, None)
+    if dataclasses.is_dataclass(current) and not isinstance(current, type) and isinstance(value, Mapping):
+        return {**dataclasses.asdict(current), **value}
+    return value
+
+
+def torch_threads(stage: Stage) -> int:
+    return stage.threads or min(4, os.cpu_count() or 1)
