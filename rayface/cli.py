@@ -1,0 +1,163 @@
+"""The command line. Heavy imports happen inside the commands, so `rayface --help` is quick."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rayface import __version__
+from rayface.data.cli import app as data_app
+from rayface.errors import RayfaceError
+
+app = typer.Typer(
+    name="rayface",
+    help="Train, compress, evaluate and serve a family of face networks on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+models_app = typer.Typer(help="The model store: list, show, promote.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(models_app, name="models")
+
+Set = Annotated[list[str], typer.Option("--set", help="key=value, or system.key=value; may be repeated")]
+Store = Annotated[str, typer.Option(help="model store, a folder or an address such as s3://bucket/models")]
+
+
+def main() -> None:
+    """Run the command line; a RayfaceError is printed without a traceback and exits with 2."""
+    try:
+        app()
+    except RayfaceError as error:
+        print(f"rayface: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False) -> None:
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    systems: Annotated[list[str], typer.Argument(help="for example: parsing enhancement")],
+    data: Annotated[str, typer.Option(help="a dataset that `rayface data` wrote")],
+    preset: Annotated[str, typer.Option(help="tiny, small or base")] = "small",
+    workers: Annotated[str, typer.Option(help="a number, or a range such as 1-4 for an elastic group")] = "1",
+    gpu: Annotated[bool, typer.Option("--gpu", help="one GPU a worker")] = False,
+    storage: Annotated[str, typer.Option(help="runs and checkpoints; shared by all nodes")] = "runs",
+    name: Annotated[str, typer.Option(help="name of the run; the same name resumes it")] = "",
+    store: Store = "",
+    set_: Set = [],  # noqa: B006  typer copies it
+    set_from: Annotated[str, typer.Option(help="best.json of `python -m tune`")] = "",
+    init: Annotated[str, typer.Option(help="model to fine-tune, for example enhancement@3")] = "",
+    cpus_per_worker: Annotated[int, typer.Option(help="0: the cluster's CPUs shared out")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the resolved configuration and stop")] = False,
+) -> None:
+    """Train one or several systems on Ray Train, in dependency order, in one group of workers."""
+    from rayface.training.launch import train as train_on_ray
+    from rayface.training.request import TrainRequest, overrides_from_file, parse_workers, resolve
+
+    request = TrainRequest(
+        systems=tuple(systems),
+        data=data,
+        preset=preset,
+        workers=parse_workers(workers),
+        gpu=gpu,
+        storage=storage,
+        name=name,
+        store=store,
+        overrides=(*(overrides_from_file(set_from) if set_from else ()), *set_),
+        init=init,
+        cpus_per_worker=cpus_per_worker,
+    )
+    print_json(resolve(request).configs if dry_run else train_on_ray(request))
+
+
+@app.command()
+def evaluate(
+    system: Annotated[str, typer.Argument(help="for example: enhancement")],
+    data: Annotated[str, typer.Option(help="a dataset that `rayface data` wrote")],
+    model: Annotated[str, typer.Option(help="name, name@version or a model's folder")] = "",
+    split: Annotated[str, typer.Option(help="train, validation or test")] = "test",
+    store: Store = "",
+    limit: Annotated[int, typer.Option(help="at most so many photos; 0: all")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON only")] = False,
+) -> None:
+    """Metrics of a model on a split, with intervals, beside its baselines."""
+    from rayface.evaluation.evaluate import evaluate as run_evaluation
+    from rayface.evaluation.report import print_report
+    from rayface.store import open_store
+
+    report = run_evaluation(system, data, open_store(store or None), model or None, split, limit or None, device)
+    if as_json:
+        print_json(report)
+    else:
+        print_report(report)
+
+
+@app.command()
+def apply(
+    steps: Annotated[str, typer.Argument(help="steps separated by commas, for example: enhance")],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="a photo or a folder of photos")],
+    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="where the result goes")],
+    store: Store = "",
+    set_: Set = [],  # noqa: B006
+) -> None:
+    """Change a photo, or every photo of a folder, without a server."""
+    from rayface.apply import apply_steps
+    from rayface.store import open_store
+
+    print_json(apply_steps(steps.split(","), source, target, open_store(store or None), set_))
+
+
+@models_app.command("list")
+def models_list(store: Store = "") -> None:
+    """Every model with its newest version, system, licence and run."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rayface.store import open_store
+
+    opened = open_store(store or None)
+    table = Table("model", "system", "steps", "licence", "store")
+    for name in opened.names():
+        info = opened.info(name)
+        table.add_row(
+            f"{name}@{info['version']}",
+            info["system"],
+            str(info.get("steps", "")),
+            info.get("licence", "unstated"),
+            info["store"],
+        )
+    Console().print(table)
+
+
+@models_app.command("show")
+def models_show(ref: str, store: Store = "") -> None:
+    """Configuration, metrics and terms of one model."""
+    from rayface.store import open_store
+
+    print_json(open_store(store or None).info(ref))
+
+
+@models_app.command("promote")
+def models_promote(ref: str, store: Store = "") -> None:
+    """Make name@version the one that the bare name means."""
+    from rayface.store import open_store
+
+    open_store(store or None).promote(ref)
+    print(f"{ref} is now what {ref.partition('@')[0]!r} means")
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, default=str))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Label-preserving changes of training crops; every draw comes from the sample's own generator."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def mirror(
+    images: Tensor, masks: Tensor, flipped_ids: Tensor, generators: Sequence[np.random.Generator]
+) -> tuple[Tensor, Tensor]:
+    """Mirror each picture with probability 1/2; ids [N, S, S] uint8 swap left and right by `flipped_ids`."""
+    chosen = torch.tensor([random.random() < 0.5 for random in generators])
+    images = torch.where(chosen[:, None, None, None], images.flip(-1), images)
+    masks = torch.where(chosen[:, None, None], flipped_ids[masks.flip(-1).long()], masks)
+    return images, masks
+
+
+def move(
+    images: Tensor, masks: Tensor, amount: float, generators: Sequence[np.random.Generator]
+) -> tuple[Tensor, Tensor]:
+    """Shift (by `amount` of the side, standard deviation), turn and scale each crop with its mask; borders repeat."""
+    if amount <= 0:
+        return images, masks
+    matrices = torch.stack([_random_similarity(amount, random) for random in generators])
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    ids = F.grid_sample(
+        masks[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False
+    )
+    return moved, ids[:, 0].to(masks.dtype)
+
+
+def jitter_colour(images: Tensor, amount: float, generators: Sequence[np.random.Generator]) -> Tensor:
+    """Brightness, contrast and saturation of float [N, 3, S, S] in [-1, 1], each by a factor 1 +- `amount`."""
+    if amount <= 0:
+        return images
+    factors = torch.tensor(
+        np.stack([random.uniform(1 - amount, 1 + amount, 3) for random in generators]), dtype=torch.float32
+    )
+    brightness, contrast, saturation = (factors[:, i].view(-1, 1, 1, 1) for i in range(3))
+    light = (images + 1) / 2 * brightness
+    mean = light.mean((1, 2, 3), keepdim=True)
+    light = mean + (light - mean) * contrast
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    grey = (light * weights).sum(1, keepdim=True)
+    light = grey + (light - grey) * saturation
+    return (light * 2 - 1).clamp(-1, 1)
+
+
+def _random_similarity(amount: float, random: np.random.Generator) -> Tensor:
+    angle = random.normal(0, amount)
+    scale = math.exp(random.normal(0, amount))
+    shift = random.normal(0, 2 * amount, 2)  # affine_grid's side is 2
+    cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
+    return torch.tensor([[cosine, -sine, shift[0]], [sine, cosine, shift[1]]], dtype=torch.float32)

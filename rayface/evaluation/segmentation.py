@@ -1,0 +1,74 @@
+"""How well masks are found: F1 and IoU per class, pooled over photos, with intervals over photos."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from rayface.evaluation.metrics import bootstrap
+from rayface.records import PARSING_CLASSES, PARSING_ID
+
+if TYPE_CHECKING:
+    from rayface.data.dataset import FaceDataset
+
+# The regions that matter for fusion; eyes, brows and lips are pooled over left/right and upper/lower.
+REGIONS = {
+    "skin": ("skin",),
+    "nose": ("nose",),
+    "eyes": ("l_eye", "r_eye"),
+    "brows": ("l_brow", "r_brow"),
+    "mouth": ("mouth",),
+    "lips": ("u_lip", "l_lip"),
+    "hair": ("hair",),
+    "neck": ("neck",),
+}
+
+
+def counts(predicted: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Per photo and class: pixels in both, only predicted, only target; int64 [N, 19, 3] of ids [N, S, S]."""
+    classes = len(PARSING_CLASSES)
+    result = np.empty((len(target), classes, 3), np.int64)
+    for index, (ours, theirs) in enumerate(zip(predicted, target, strict=True)):
+        pairs = theirs.astype(np.int64) * classes + ours
+        confusion = np.bincount(pairs.ravel(), minlength=classes**2).reshape(classes, classes)
+        both = np.diag(confusion)
+        result[index] = np.stack([both, confusion.sum(0) - both, confusion.sum(1) - both], 1)
+    return result
+
+
+def f1(pooled: np.ndarray) -> np.ndarray:
+    """F1 of counts [..., 3]; NaN where the class is in neither."""
+    both, extra, missed = pooled[..., 0], pooled[..., 1], pooled[..., 2]
+    total = 2 * both + extra + missed
+    return np.where(total > 0, 2 * both / np.maximum(total, 1), np.nan)
+
+
+def region_f1(per_photo: np.ndarray) -> np.ndarray:
+    """F1 per region of counts pooled over photos [N, 19, 3]; a region's classes must each be right (left is not right)."""
+    pooled = per_photo.sum(0)
+    return np.array([f1(pooled[[PARSING_ID[name] for name in names]].sum(0)) for names in REGIONS.values()])
+
+
+def segmentation_report(
+    predict: Callable[[Tensor], Tensor], dataset: "FaceDataset", batch: int, limit: int | None
+) -> dict[str, Any]:
+    """`predict` maps crops uint8 [N, 3, S, S] to ids uint8 [N, S, S]; the dataset has masks."""
+    found = []
+    total = min(len(dataset), limit or len(dataset))
+    for start in range(0, total, batch):
+        columns = dataset.batch(range(start, min(start + batch, total)), ("image", "mask"))
+        found.append(counts(predict(columns["image"]).numpy(), columns["mask"].numpy()))  # type: ignore[arg-type, union-attr]
+    per_photo = np.concatenate(found)
+    pooled = f1(per_photo.sum(0))
+    per_class = {name: float(v) for name, v in zip(PARSING_CLASSES, pooled, strict=True) if not np.isnan(v)}
+    correct = per_photo[:, :, 0].sum(1) / (per_photo[:, :, 0] + per_photo[:, :, 2]).sum(1)
+    return {
+        "mean_f1": bootstrap(per_photo, lambda rows: float(np.nanmean(region_f1(rows))), draws=300),
+        "pixel_accuracy": bootstrap(correct),
+        "region_f1": dict(zip(REGIONS, map(float, region_f1(per_photo)), strict=True)),
+        "class_f1": per_class,
+        "baseline_pixel_accuracy_one_class": bootstrap(
+            (per_photo[:, :, 0] + per_photo[:, :, 2]).max(1) / (per_photo[:, :, 0] + per_photo[:, :, 2]).sum(1)
+        ),
+    }

@@ -1,0 +1,34 @@
+"""A patch discriminator: which parts of the picture look real."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    widths: tuple[int, ...] = (32, 64, 128, 128)  # channels at 1/2, 1/4, 1/8 ... of the side
+
+
+class Discriminator(nn.Module):
+    """[N, 3, S, S] in [-1, 1] -> logits [N, 1, s, s], one per patch; positive means real.
+
+    No norm and no minibatch statistics (they would depend on the per-rank batch); regularised by R1.
+    """
+
+    def __init__(self, config: DiscriminatorConfig) -> None:
+        super().__init__()
+        widths = config.widths
+        self.stem = nn.Conv2d(12, widths[0], 3, padding=1)
+        self.downs = nn.ModuleList(
+            nn.Conv2d(widths[i], widths[i + 1], 3, stride=2, padding=1) for i in range(len(widths) - 1)
+        )
+        self.body = nn.Conv2d(widths[-1], widths[-1], 3, padding=1)
+        self.head = nn.Conv2d(widths[-1], 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.leaky_relu(self.stem(F.pixel_unshuffle(x, 2)), 0.2)
+        for down in self.downs:
+            x = F.leaky_relu(down(x), 0.2)
+        return self.head(F.leaky_relu(self.body(x), 0.2))

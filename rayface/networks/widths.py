@@ -1,0 +1,41 @@
+"""Read and apply the channel counts of any network, so that a narrowed one can be stored and made again."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from rayface.networks.blocks import ChannelNorm
+
+Widths = dict[str, list[int]]
+
+
+def read_widths(network: nn.Module) -> Widths:
+    """`{layer name: [inputs, outputs]}` of every convolution and linear layer, `[channels]` of every norm."""
+    widths: Widths = {}
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            widths[name] = [layer.in_channels, layer.out_channels]
+        elif isinstance(layer, nn.Linear):
+            widths[name] = [layer.in_features, layer.out_features]
+        elif isinstance(layer, ChannelNorm):
+            widths[name] = [layer.weight.numel()]
+    return widths
+
+
+def apply_widths(network: nn.Module, widths: Mapping[str, list[int]]) -> nn.Module:
+    """Give every layer of a freshly built network the stored channel counts (weights are new); returns it."""
+    for name, layer in list(network.named_modules()):
+        if name not in widths or read_widths(layer).get("") == widths[name]:
+            continue
+        resized: nn.Module
+        if isinstance(layer, nn.Conv2d):
+            resized = nn.Conv2d(
+                *widths[name], layer.kernel_size, layer.stride, layer.padding, bias=layer.bias is not None
+            )  # type: ignore[arg-type, misc]
+        elif isinstance(layer, nn.Linear):
+            resized = nn.Linear(*widths[name], bias=layer.bias is not None)
+        else:
+            resized = ChannelNorm(*widths[name])
+        parent, _, child = name.rpartition(".")
+        setattr(network.get_submodule(parent), child, resized)
+    return network

@@ -1,0 +1,206 @@
+"""The model store: `name/version/{model.safetensors, config.json, metrics.json, README.md}` in a folder or bucket.
+
+Only safetensors are read, hashes are checked, nothing a user supplies is ever unpickled. `config.json` is written
+last: a version without it does not exist. `name/promoted.json` names the version that a bare `name` means;
+without it, the newest.
+"""
+
+import datetime
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.fs as pafs
+
+from rayface.configuration import from_dict, to_dict
+from rayface.data.shards import open_filesystem, write_bytes
+from rayface.errors import RayfaceError
+from rayface.records import check_metadata, schema_metadata
+
+if TYPE_CHECKING:
+    from torch import nn
+
+RELEASE_WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+
+
+@dataclass
+class LoadedModel:
+    """A model read from the store, in eval mode, fp32, on the CPU."""
+
+    name: str
+    version: str
+    system: str
+    config: Any  # the system's typed configuration
+    networks: "dict[str, nn.Module]"
+    info: dict[str, Any]  # config.json
+
+    @property
+    def ref(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+class ModelStore:
+    """Versions of trained models under one address; `fallback` is read when a name is not found here."""
+
+    def __init__(self, uri: str | os.PathLike[str], fallback: "ModelStore | None" = None) -> None:
+        self.uri = str(uri)
+        self.fs, self.root = open_filesystem(self.uri)
+        self.fallback = fallback
+
+    def names(self) -> list[str]:
+        own = {Path(info.path).name for info in self._children(self.root)}
+        own = {name for name in own if self.versions(name)}
+        return sorted(own | set(self.fallback.names() if self.fallback else ()))
+
+    def versions(self, name: str) -> list[str]:
+        """The versions here (not in the fallback), oldest first."""
+        found = [Path(info.path).name for info in self._children(f"{self.root}/{name}")]
+        complete = [v for v in found if v.isdigit() and self._exists(f"{self.root}/{name}/{v}/config.json")]
+        return sorted(complete, key=int)
+
+    def info(self, ref: str) -> dict[str, Any]:
+        """config.json of a model, with its `metrics` and where it was found."""
+        store, name, version = self._resolve(ref)
+        folder = f"{store.root}/{name}/{version}"
+        info = json.loads(store._read(f"{folder}/config.json"))
+        metrics = f"{folder}/metrics.json"
+        info["metrics"] = json.loads(store._read(metrics)) if store._exists(metrics) else {}
+        info["store"] = store.uri
+        return info
+
+    def load(self, ref: str) -> LoadedModel:
+        """Networks of `name`, `name@version` or a folder holding one version.
+
+        Raises RayfaceError: no such model, a hash that does not match, other class lists.
+        """
+        from safetensors.torch import load
+
+        from rayface.networks.widths import apply_widths
+        from rayface.systems.base import get_system
+
+        store, name, version = self._resolve(ref)
+        info = self.info(ref)
+        data = store._read(f"{store.root}/{name}/{version}/model.safetensors")
+        if hashlib.sha256(data).hexdigest() != info["sha256"]:
+            raise RayfaceError(f"{name}@{version} in {store.uri}: model.safetensors does not match its sha256")
+        check_metadata(info.get("schema"), f"{name}@{version}")
+        system = get_system(info["system"])
+        config = from_dict(system.config_class, info["config"], f"{name}@{version}")
+        built = system.build(config)
+        tensors = load(data)
+        networks = {}
+        for key, widths in info["networks"].items():
+            network = apply_widths(built[key], widths)
+            prefix = key + "."
+            state = {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
+            network.load_state_dict(state)
+            networks[key] = network.eval().requires_grad_(False)
+        return LoadedModel(name, version, info["system"], config, networks, info)
+
+    def save(
+        self,
+        name: str,
+        system: str,
+        config: Any,
+        networks: "Mapping[str, nn.Module]",
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        card: str = "",
+        half: bool = False,
+        details: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Write the next version and return its `name@version`; `details` are further keys of config.json."""
+        import torch
+        from safetensors.torch import save
+
+        from rayface.networks.widths import read_widths
+
+        dtype = torch.float16 if half else torch.float32
+        tensors = {
+            f"{key}.{parameter}": value.detach().cpu().to(dtype).contiguous().clone()
+            for key, network in networks.items()
+            for parameter, value in network.state_dict().items()
+        }
+        data = save(tensors, metadata=schema_metadata())
+        digest = hashlib.sha256(data).hexdigest()
+        if held := self.versions(name):  # a run killed after its last step saves once, not twice
+            newest = self.info(f"{name}@{held[-1]}")
+            if newest["sha256"] == digest and newest.get("run") == (details or {}).get("run"):
+                return f"{name}@{held[-1]}"
+        version = str(int((self.versions(name) or ["0"])[-1]) + 1)
+        info = {
+            "name": name,
+            "version": version,
+            "system": system,
+            "config": to_dict(config),
+            "networks": {key: read_widths(network) for key, network in networks.items()},
+            "dtype": str(dtype).removeprefix("torch."),
+            "sha256": digest,
+            "schema": schema_metadata(),
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "licence": "unstated",
+            **(details or {}),
+        }
+        folder = f"{self.root}/{name}/{version}"
+        files = {
+            "model.safetensors": data,
+            "metrics.json": json.dumps(metrics or {}, indent=1).encode(),
+            "README.md": (card or f"# {name} {version}\n\nTrained with rayface; no card was written.\n").encode(),
+            "config.json": json.dumps(info, indent=1).encode(),
+        }
+        for file, content in files.items():
+            write_bytes(content, f"{folder}/{file}", self.fs)
+        return f"{name}@{version}"
+
+    def promote(self, ref: str) -> None:
+        """Make `name@version` the one that a bare `name` means."""
+        store, name, version = self._resolve(ref)
+        if store is not self:
+            raise RayfaceError(f"{ref} is in {store.uri}, not in {self.uri}: only this store's models are promoted")
+        write_bytes(json.dumps({"version": version}).encode(), f"{self.root}/{name}/promoted.json", self.fs)
+
+    def _resolve(self, ref: str) -> "tuple[ModelStore, str, str]":
+        if "/" in ref and "@" not in ref:
+            folder = Path(ref).expanduser().resolve()
+            if not (folder / "config.json").is_file():
+                raise RayfaceError(f"{ref!r} is not a model folder: it has no config.json", kind="unknown-model")
+            return ModelStore(folder.parent.parent), folder.parent.name, folder.name
+        name, _, version = ref.partition("@")
+        versions = self.versions(name)
+        if versions:
+            promoted = f"{self.root}/{name}/promoted.json"
+            if not version and self._exists(promoted):
+                version = json.loads(self._read(promoted))["version"]
+            version = version or versions[-1]
+            if version in versions:
+                return self, name, version
+        if self.fallback is not None:
+            return self.fallback._resolve(ref)
+        held = ", ".join(f"{n} ({', '.join(self.versions(n))})" for n in self.names()) or "nothing"
+        raise RayfaceError(
+            f"no model {ref!r} in {self.uri}; it holds {held}. Train one with `rayface train`, or name another "
+            "store with --store.",
+            status=404,
+            kind="unknown-model",
+        )
+
+    def _children(self, folder: str) -> list[pafs.FileInfo]:
+        infos = self.fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+        return [info for info in infos if info.type == pafs.FileType.Directory]
+
+    def _exists(self, path: str) -> bool:
+        return self.fs.get_file_info(path).type == pafs.FileType.File
+
+    def _read(self, path: str) -> bytes:
+        with self.fs.open_input_stream(path) as stream:
+            return stream.read()
+
+
+def open_store(uri: str | os.PathLike[str] | None = None) -> ModelStore:
+    """The store at `uri` (else $RAYFACE_STORE, else ./runs/store) with the release weights behind it."""
+    release = ModelStore(RELEASE_WEIGHTS)
+    return ModelStore(uri or os.environ.get("RAYFACE_STORE") or "runs/store", fallback=release)

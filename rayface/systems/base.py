@@ -1,0 +1,204 @@
+"""What a system is: its networks, phases, data, evaluation and serving step.
+
+A new system is one file in this package, its networks, and a line in SYSTEMS; docs/new-system.md walks through one.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rayface.errors import RayfaceError
+from rayface.randomness import generator
+
+if TYPE_CHECKING:
+    from rayface.data.dataset import FaceDataset
+    from rayface.store import LoadedModel
+
+SYSTEMS = {
+    "parsing": "rayface.systems.parsing:Parsing",
+    "enhancement": "rayface.systems.enhancement:Enhancement",
+}
+PRESETS = ("tiny", "small", "base")
+
+Batch = dict[str, Tensor]
+Networks = Mapping[str, nn.Module]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemConfig:
+    """What every system's configuration has. `global_batch` and `steps` do not depend on the number of workers."""
+
+    size: int = 256  # side of the crops in pixels
+    global_batch: int = 16
+    steps: int = 20_000
+    seed: int = 0
+    precision: Literal["bf16", "fp32"] = "bf16"  # autocast; parameters and optimiser state stay fp32
+    compile: bool = False  # torch.compile, CUDA only
+    ema_half_life: int = 2_000  # of the exponential moving average, in images
+    checkpoint_every: int = 500  # steps
+    sample_every: int = 500
+    log_every: int = 10
+    loader_processes: int = 0  # per worker; 0 decodes in the training process
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    networks: tuple[str, ...]  # whose parameters it moves
+    learning_rate: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    decay: Literal["constant", "cosine", "poly"] = "constant"  # after the warm-up, down to zero at the last step
+
+
+@dataclass
+class PhaseState:
+    """What a phase's loss may look at besides its batch and networks."""
+
+    config: Any
+    step: int
+    frozen: Networks  # models this system depends on or is taught by, never trained here
+    controller: dict[str, float] = field(default_factory=dict)  # small numbers kept in the checkpoint
+
+
+PhaseLoss = Callable[[Batch, Networks, PhaseState], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One part of a training step: forward, backward and one optimiser's step.
+
+    In `loss`, the optimiser's networks are the trained (DDP) ones, all others are frozen.
+    Losses must be means over samples of per-sample values, so that ranks average to the global batch's.
+    """
+
+    name: str
+    optimizer: str
+    loss: PhaseLoss
+    every: int = 1  # steps; lazy regularisers use more
+    autocast: bool = True  # False: fp32, for losses with second derivatives
+    start: int = 0  # first step it runs at
+
+
+@dataclass
+class Rebuild:
+    """Networks that change shape between rounds (SPEC C2).
+
+    `kept[network][parameter]` gives per dimension the indices that survive (None: all), so that optimiser state
+    and EMA are carried over.
+    """
+
+    networks: dict[str, nn.Module]
+    kept: dict[str, dict[str, tuple[Tensor | None, ...]]]
+
+
+class Step(Protocol):
+    """What a system offers at serving: aligned crops in, changed crops out."""
+
+    name: str
+    size: int
+    sharpens: bool  # its output should never be less sharp than its input
+    model: str  # name@version
+
+    def __call__(self, crops: Tensor, params: Mapping[str, Any]) -> Tensor:
+        """uint8 [N, 3, S, S] -> uint8 [N, 3, S, S]."""
+        ...
+
+
+class System:
+    """Base of all systems; see the module docstring."""
+
+    name: ClassVar[str]
+    config_class: ClassVar[type[SystemConfig]]
+    requires: ClassVar[tuple[str, ...]] = ()  # systems trained before it when asked for together
+    columns: ClassVar[tuple[str, ...]] = ("image",)  # dataset columns it trains on
+    released: ClassVar[tuple[str, ...]]  # networks that go into the store (their EMA)
+    step_name: ClassVar[str]  # what `steps=` calls it
+
+    def config(self, preset: str) -> Any:
+        """The whole configuration of a preset: tiny (tests), small (a laptop, release weights), base (GPUs)."""
+        raise NotImplementedError
+
+    def build(self, config: Any) -> dict[str, nn.Module]:
+        raise NotImplementedError
+
+    def build_with_frozen(self, config: Any, frozen: Networks) -> dict[str, nn.Module]:
+        """The networks to train, where they depend on the frozen models (adapters to a teacher's widths)."""
+        return self.build(config)
+
+    def optimizers(self, config: Any) -> dict[str, OptimizerSpec]:
+        raise NotImplementedError
+
+    def phases(self, config: Any) -> list[Phase]:
+        raise NotImplementedError
+
+    def frozen_models(self, config: Any) -> dict[str, str]:
+        """`{name in PhaseState.frozen: store reference}` of the models the losses need."""
+        return {}
+
+    def prepare(self, batch: dict[str, Any], config: Any, generators: Sequence[np.random.Generator]) -> Batch:
+        """Dataset columns -> training tensors, on the CPU; every draw from the sample's own generator."""
+        raise NotImplementedError
+
+    def rebuild(self, networks: Networks, state: PhaseState) -> Rebuild | None:
+        """Called between steps, on all ranks alike; a system that narrows its networks returns the new ones."""
+        return None
+
+    def evaluate(
+        self, networks: Networks, config: Any, dataset: "FaceDataset", device: torch.device, limit: int | None
+    ) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def sample_grid(self, networks: Networks, batch: Batch, config: Any) -> Tensor:
+        """A picture of what the networks do with a batch: uint8 [3, H, W]."""
+        raise NotImplementedError
+
+    def make_step(self, loaded: "LoadedModel", device: str | torch.device = "cpu") -> Any:
+        raise NotImplementedError
+
+
+def get_system(name: str) -> System:
+    """The system of that name; its module is imported only now."""
+    if name not in SYSTEMS:
+        raise RayfaceError(f"unknown system {name!r}; known: {', '.join(SYSTEMS)}", kind="unknown-system")
+    module, _, attribute = SYSTEMS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)()
+
+
+def in_dependency_order(names: Sequence[str]) -> list[str]:
+    """Systems sorted so that what another one requires comes first; otherwise in the order given."""
+    ordered: list[str] = []
+
+    def add(name: str) -> None:
+        for required in get_system(name).requires:
+            if required in names:
+                add(required)
+        if name not in ordered:
+            ordered.append(name)
+
+    for name in names:
+        add(name)
+    return ordered
+
+
+def sample_generators(seed: int, step: int, indices: Sequence[int], stream: str) -> list[np.random.Generator]:
+    """One generator per sample, keyed by its global index."""
+    return [generator(seed, step, int(index), stream) for index in indices]
+
+
+def resolve_config(system: System, preset: str, overrides: Sequence[str]) -> Any:
+    """A preset with `key=value` overrides applied; RayfaceError names an unknown preset, key or wrong value."""
+    from rayface.configuration import override
+
+    if preset not in PRESETS:
+        raise RayfaceError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+    config = override(system.config(preset), overrides)
+    for name in ("global_batch", "steps", "size", "checkpoint_every", "log_every"):
+        if getattr(config, name) < 1:
+            raise RayfaceError(f"{name}={getattr(config, name)} must be at least 1")
+    return config

@@ -1,0 +1,240 @@
+"""Enhancement (SPEC C): degraded face -> clear face, an encoder and a mapping network feeding a generator.
+
+The generator's total loss is preset + distillation + similarity (C6); the discriminator's comes from its values on
+clear and enhanced faces (C7).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rayface.data.degradation import DegradationConfig, degrade
+from rayface.imaging.codec import to_float, to_uint8
+from rayface.networks.discriminator import Discriminator, DiscriminatorConfig
+from rayface.networks.enhancer import Enhancer, EnhancerConfig
+from rayface.systems.base import Batch, Networks, OptimizerSpec, Phase, PhaseState, System, SystemConfig
+
+if TYPE_CHECKING:
+    from rayface.data.dataset import FaceDataset
+    from rayface.store import LoadedModel
+
+
+@dataclass(frozen=True)
+class EnhancementLosses:
+    """Weights of the generator's terms; a term of weight 0 is not computed."""
+
+    pixel: float = 1.0  # L1
+    detail: float = 1.0  # L1 of the Laplacian pyramid's bands: edges and texture
+    adversarial: float = 0.02
+    distillation: float = 1.0  # used with `teacher`
+    similarity: float = 0.5  # used with `recognition`
+    r1: float = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnhancementConfig(SystemConfig):
+    enhancer: EnhancerConfig = field(default_factory=EnhancerConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    degradation: DegradationConfig = field(default_factory=DegradationConfig)
+    losses: EnhancementLosses = field(default_factory=EnhancementLosses)
+    generator_rate: float = 5e-4
+    discriminator_rate: float = 2e-4
+    r1_every: int = 16
+    adversarial_from: int = 1000  # steps of plain reconstruction first
+    teacher: str = ""  # store reference of an enhancement model to learn from
+    recognition: str = ""  # store reference of a recognition model
+
+
+def laplacian_bands(images: Tensor, levels: int = 3) -> list[Tensor]:
+    """Differences between a picture [N, 3, S, S] and its smoothed copies at `levels` scales, finest first."""
+    bands = []
+    for _ in range(levels):
+        smaller = F.avg_pool2d(images, 2)
+        larger = F.interpolate(smaller, scale_factor=2.0, mode="bilinear", align_corners=False)
+        bands.append(images - larger)
+        images = smaller
+    return bands
+
+
+def detail_loss(enhanced: Tensor, clear: Tensor) -> Tensor:
+    pairs = zip(laplacian_bands(enhanced), laplacian_bands(clear), strict=True)
+    return torch.stack([F.l1_loss(ours, theirs) for ours, theirs in pairs]).mean()
+
+
+class Adapters(nn.Module):
+    """1x1 convolutions from the student's feature widths to the teacher's; used in training only (C6)."""
+
+    def __init__(self, student: Sequence[int], teacher: Sequence[int]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(s, t, 1) for s, t in zip(student, teacher, strict=True))
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        return [layer(feature) for layer, feature in zip(self.layers, features, strict=True)]
+
+
+class Enhancement(System):
+    name = "enhancement"
+    config_class = EnhancementConfig
+    columns = ("image",)
+    released = ("enhancer",)
+    step_name = "enhance"
+
+    def config(self, preset: str) -> EnhancementConfig:
+        if preset == "tiny":
+            return EnhancementConfig(
+                size=64, global_batch=8, steps=20, enhancer=EnhancerConfig(widths=(8, 16, 16), style_dim=16),
+                discriminator=DiscriminatorConfig(widths=(8, 16)), adversarial_from=0, r1_every=4,
+                checkpoint_every=10, sample_every=20, log_every=1,
+            )  # fmt: skip
+        if preset == "small":
+            return EnhancementConfig()
+        return EnhancementConfig(
+            size=512, global_batch=32, steps=200_000, loader_processes=8, checkpoint_every=1000,
+            enhancer=EnhancerConfig(widths=(64, 128, 256, 384, 512, 512), blocks=2, style_dim=512),
+            discriminator=DiscriminatorConfig(widths=(64, 128, 256, 512, 512)),
+        )  # fmt: skip
+
+    def build(self, config: EnhancementConfig) -> dict[str, nn.Module]:
+        return {"enhancer": Enhancer(config.enhancer), "discriminator": Discriminator(config.discriminator)}
+
+    def build_with_frozen(self, config: EnhancementConfig, frozen: Networks) -> dict[str, nn.Module]:
+        networks = self.build(config)
+        if "teacher" in frozen:
+            student, teacher = cast(Enhancer, networks["enhancer"]), cast(Enhancer, frozen["teacher"])
+            networks["adapters"] = Adapters(student.feature_widths(), teacher.feature_widths())
+        return networks
+
+    def frozen_models(self, config: EnhancementConfig) -> dict[str, str]:
+        chosen = {"teacher": config.teacher, "recognition": config.recognition}
+        return {name: ref for name, ref in chosen.items() if ref}
+
+    def optimizers(self, config: EnhancementConfig) -> dict[str, OptimizerSpec]:
+        trained = ("enhancer", "adapters") if config.teacher else ("enhancer",)
+        warmup = min(100, config.steps // 10)
+        return {
+            "generator": OptimizerSpec(
+                trained, config.generator_rate, (0.9, 0.99), warmup_steps=warmup, decay="cosine"
+            ),
+            "discriminator": OptimizerSpec(("discriminator",), config.discriminator_rate, (0.0, 0.99)),
+        }
+
+    def phases(self, config: EnhancementConfig) -> list[Phase]:
+        phases = [Phase("generator", "generator", self._generator_loss)]
+        if config.losses.adversarial > 0:
+            start = config.adversarial_from
+            phases += [
+                Phase("discriminator", "discriminator", self._discriminator_loss, start=start),
+                Phase("r1", "discriminator", self._r1_loss, config.r1_every, autocast=False, start=start),
+            ]
+        return phases
+
+    def prepare(
+        self, batch: dict[str, Any], config: EnhancementConfig, generators: Sequence[np.random.Generator]
+    ) -> Batch:
+        clear = to_float(batch["image"])
+        mirrored = torch.tensor([random.random() < 0.5 for random in generators])
+        clear = torch.where(mirrored[:, None, None, None], clear.flip(-1), clear)
+        return {"clear": clear, "degraded": degrade(clear, config.degradation, generators)}
+
+    def _generator_loss(
+        self, batch: Batch, networks: Networks, state: PhaseState
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        losses, clear = state.config.losses, batch["clear"]
+        enhanced, features = networks["enhancer"](batch["degraded"], return_features=True)
+        enhanced = enhanced.float()
+        terms = {"pixel": F.l1_loss(enhanced, clear), "detail": detail_loss(enhanced, clear)}
+        if losses.adversarial > 0 and state.step >= state.config.adversarial_from:
+            terms["adversarial"] = F.softplus(-networks["discriminator"](enhanced).float()).mean()
+        if "teacher" in state.frozen:
+            terms["distillation"] = self._distillation(batch, features, networks, state)
+        if "recognition" in state.frozen:
+            recognise = state.frozen["recognition"]
+            cosine = F.cosine_similarity(recognise(enhanced).float(), recognise(clear).float())
+            terms["similarity"] = (1 - cosine).mean()
+        total = torch.stack([getattr(losses, name) * term for name, term in terms.items()]).sum()
+        return total, terms
+
+    def _distillation(
+        self, batch: Batch, features: list[Tensor], networks: Networks, state: PhaseState
+    ) -> Tensor:
+        """L1 between the student's adapted features of the degraded picture and the teacher's, each scale alike."""
+        with torch.no_grad():
+            _, taught = state.frozen["teacher"](batch["degraded"], return_features=True)
+        distances = []
+        for ours, theirs in zip(networks["adapters"](features), taught, strict=True):
+            size = theirs.float().abs().mean((1, 2, 3)) + 1e-6
+            distances.append(((ours.float() - theirs.float()).abs().mean((1, 2, 3)) / size).mean())
+        return torch.stack(distances).mean()
+
+    def _discriminator_loss(
+        self, batch: Batch, networks: Networks, state: PhaseState
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
+            enhanced = networks["enhancer"](batch["degraded"])
+        real = networks["discriminator"](batch["clear"]).float()
+        fake = networks["discriminator"](enhanced.float()).float()
+        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
+        return loss, {"clear_value": real.mean(), "enhanced_value": fake.mean()}
+
+    def _r1_loss(
+        self, batch: Batch, networks: Networks, state: PhaseState
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """R1 (Mescheder et al. 2018), computed every `r1_every` steps and weighted up by as much."""
+        clear = batch["clear"].detach().requires_grad_(True)
+        logits = networks["discriminator"](clear)
+        (gradient,) = torch.autograd.grad(logits.mean((1, 2, 3)).sum(), clear, create_graph=True)
+        penalty = gradient.square().sum((1, 2, 3)).mean()
+        weight = state.config.losses.r1 / 2 * state.config.r1_every
+        # DDP needs every parameter in the graph; the last bias has no second derivative
+        return weight * penalty + 0 * logits.sum(), {"penalty": penalty}
+
+    def evaluate(
+        self,
+        networks: Networks,
+        config: EnhancementConfig,
+        dataset: "FaceDataset",
+        device: torch.device,
+        limit: int | None = None,
+    ) -> dict[str, Any]:
+        from rayface.evaluation.restoration import restoration_report
+
+        def predict(crops: Tensor) -> Tensor:
+            return enhance(networks["enhancer"], crops, device)
+
+        return restoration_report(predict, dataset, config.global_batch, limit)
+
+    def sample_grid(self, networks: Networks, batch: Batch, config: EnhancementConfig) -> Tensor:
+        from rayface.evaluation.pictures import grid
+
+        enhanced = networks["enhancer"](batch["degraded"][:6]).float().cpu()
+        return grid([to_uint8(images[:6]) for images in (batch["degraded"], enhanced, batch["clear"])])
+
+    def make_step(self, loaded: "LoadedModel", device: str | torch.device = "cpu") -> "EnhanceStep":
+        return EnhanceStep(loaded, torch.device(device))
+
+
+@torch.inference_mode()
+def enhance(enhancer: nn.Module, crops: Tensor, device: torch.device) -> Tensor:
+    """uint8 [N, 3, S, S] -> enhanced uint8 [N, 3, S, S] on the CPU."""
+    return to_uint8(enhancer(to_float(crops.to(device))).float()).cpu()
+
+
+class EnhanceStep:
+    """The enhancer at serving. Parameter `strength` in [0, 1] is applied by the pipeline, as for every step."""
+
+    name = "enhance"
+    sharpens = True
+
+    def __init__(self, loaded: "LoadedModel", device: torch.device) -> None:
+        self.model = loaded.ref
+        self.size: int = loaded.config.size
+        self.device = device
+        self.enhancer = loaded.networks["enhancer"].to(device, memory_format=torch.channels_last)
+
+    def __call__(self, crops: Tensor, params: Mapping[str, Any]) -> Tensor:
+        return enhance(self.enhancer, crops, self.device)

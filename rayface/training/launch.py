@@ -1,0 +1,213 @@
+"""Training on Ray: one group of workers trains the systems of a run one after the other.
+
+The run's checkpoint says which systems are finished and holds the state of the one in training, so the loss of a
+worker, or of the whole driver, goes on from there: `train` with the same name and storage resumes.
+"""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rayface.errors import RayfaceError
+from rayface.training.request import TrainPlan, TrainRequest, check_data, check_storage, load_frozen, resolve
+
+RUN_FILE = "run.json"
+
+
+def train(request: TrainRequest) -> dict[str, Any]:
+    """Train on the Ray cluster this process is connected to (or a new local one); returns models and metrics.
+
+    Raises RayfaceError with the reason when the run cannot start or fails.
+    """
+    import ray
+    import ray.train
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    plan = resolve(request)
+    faces = check_data(plan)
+    check_storage(plan.request.storage)
+    connect()
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"plan": plan},
+        scaling_config=ScalingConfig(**_scaling(plan.request)),
+        run_config=RunConfig(
+            name=plan.request.name,
+            storage_path=plan.request.storage,
+            failure_config=FailureConfig(max_failures=3),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise RayfaceError(_reason(error), kind="training-failed") from error
+    checkpoint = result.checkpoint
+    if checkpoint is None:
+        raise RayfaceError(f"run {plan.request.name!r} ended without a checkpoint; see its logs")
+    with checkpoint.as_directory() as folder:
+        finished = json.loads((Path(folder) / RUN_FILE).read_text())["finished"]
+    return {
+        "run": plan.request.name,
+        "storage": plan.request.storage,
+        "models": finished,
+        "store": plan.request.store_uri,
+        "faces": faces,
+        "metrics": dict(result.metrics or {}),
+    }
+
+
+def connect() -> None:
+    """Use the cluster of this process or of RAY_ADDRESS; else start a local one, quietly."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+    ray.init(logging_level=logging.WARNING)
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """What each worker runs: every system of the plan, from wherever the run's checkpoint stands."""
+    import ray.train
+
+    from rayface.training.workers import from_ray
+
+    # Ray logs every report with all its metrics; Progress tells the same in one line
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    plan: TrainPlan = settings["plan"]
+    workers = from_ray()
+    checkpoint = ray.train.get_checkpoint()
+    folder = Path(tempfile.mkdtemp(prefix="rayface-resume-"))
+    try:
+        finished: dict[str, str] = {}
+        current = None
+        if checkpoint is not None:
+            checkpoint.to_directory(folder)
+            run = json.loads((folder / RUN_FILE).read_text())
+            finished, current = run["finished"], run["current"]
+            _check_systems(run["systems"], plan)
+        for name in plan.request.systems:
+            if name not in finished:
+                train_system(plan, name, workers, finished, folder if name == current else None)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def train_system(plan: TrainPlan, name: str, workers: Any, finished: dict[str, str], resume: Path | None) -> None:
+    """Train one system to its end and save its model; `finished` gains its reference (on rank 0)."""
+    from rayface.data.dataset import FaceDataset
+    from rayface.store import open_store
+    from rayface.systems.base import get_system
+    from rayface.training.loop import Training, run
+    from rayface.training.progress import Progress
+
+    system, config, store = get_system(name), plan.config(name), open_store(plan.request.store_uri)
+    needed = [column for column in system.columns if column != "image"]
+    dataset = FaceDataset(plan.request.data, "train", config.size, needed)
+    frozen = load_frozen(store, system.frozen_models(config))
+    if resume is not None:
+        training = Training.resume(system, config, workers, resume, dataset.digest, frozen)
+    else:
+        init = store.load(plan.request.init).networks if plan.request.init else None
+        training = Training.start(system, config, workers, frozen, init)
+    progress = _progress(plan, name, training.step) if workers.rank == 0 else None
+
+    def on_checkpoint(step: int, metrics: dict[str, float], write: Callable[[Path], None] | None) -> None:
+        if step == config.steps and workers.rank == 0:
+            finished[name] = save_model(plan, training, dataset)
+        run_state = {"systems": plan.request.systems, "finished": finished, "current": name}
+        _report({"system": name, "step": step, **metrics}, run_state, write)
+
+    if training.step < config.steps:
+        run(training, dataset, on_checkpoint, progress)
+    else:  # resumed with fewer steps than were done: what is there is the result
+        write = (lambda folder: training.save(folder, dataset.digest)) if workers.rank == 0 else None
+        on_checkpoint(config.steps, {}, write)
+    if progress:
+        progress.close()
+
+
+def save_model(plan: TrainPlan, training: Any, dataset: Any) -> str:
+    """The averaged networks of a finished system into the store, unless a killed run already put them there."""
+    from rayface.store import ModelStore
+
+    released = {key: training.average[key] for key in training.system.released}
+    details = {
+        "run": plan.request.name,
+        "steps": training.step,
+        "init": plan.request.init,
+        "data": {
+            "digest": dataset.digest,
+            "format": dataset.manifest.get("format"),
+            "faces": len(dataset),
+        },
+    }
+    store = ModelStore(plan.request.store_uri)
+    return store.save(training.system.name, training.system.name, training.config, released, details=details)
+
+
+def _report(metrics: dict[str, Any], run_state: dict[str, Any], write: Callable[[Path], None] | None) -> None:
+    import ray.train
+
+    if write is None:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory(prefix="rayface-checkpoint-") as folder:
+        write(Path(folder))
+        (Path(folder) / RUN_FILE).write_text(json.dumps(run_state))
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def _progress(plan: TrainPlan, name: str, step: int) -> Any:
+    from rayface.training.progress import Progress
+
+    staging = Path(tempfile.mkdtemp(prefix="rayface-logs-")) if "://" in plan.request.storage else None
+    return Progress(plan.request.run_folder, name, step, staging)
+
+
+def _scaling(request: TrainRequest) -> dict[str, Any]:
+    import ray
+
+    least, most = request.workers
+    total = ray.cluster_resources()
+    if request.gpu and total.get("GPU", 0) < least and "RAY_ADDRESS" not in os.environ:
+        raise RayfaceError(
+            f"--gpu with {least} workers, but this cluster has {int(total.get('GPU', 0))} GPUs; leave --gpu out to "
+            "train on CPUs, or set RAY_ADDRESS to a cluster that has them"
+        )
+    cpus = request.cpus_per_worker or max(1, int(total.get("CPU", 1)) // most)
+    return {
+        "num_workers": least if least == most else (least, most),
+        "use_gpu": request.gpu,
+        "resources_per_worker": {"CPU": cpus} | ({"GPU": 1} if request.gpu else {}),
+    }
+
+
+def _check_systems(found: list[str], plan: TrainPlan) -> None:
+    if list(found) != list(plan.request.systems):
+        raise RayfaceError(
+            f"run {plan.request.name!r} holds a checkpoint of {', '.join(found)}, not of "
+            f"{', '.join(plan.request.systems)}; choose another --name"
+        )
+
+
+def _reason(error: Exception) -> str:
+    """The innermost RayfaceError's message of a failed run, else the error's own."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for failure in failures.values():
+        cause: BaseException | None = failure
+        while cause is not None:
+            if isinstance(cause, RayfaceError):
+                return str(cause)
+            cause = cause.__cause__ or getattr(cause, "cause", None)
+    return str(error)

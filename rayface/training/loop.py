@@ -1,0 +1,255 @@
+"""The one training loop. It runs the same alone, under torchrun and under Ray Train.
+
+A step: draw the step's batch (the same on any number of ranks), run every phase that is due, move the average
+weights, let the system rebuild its networks, log, and now and then checkpoint.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
+
+from rayface.data.dataset import FaceDataset
+from rayface.data.sampling import batch_indices, rank_slice
+from rayface.errors import RayfaceError
+from rayface.networks.widths import apply_widths, read_widths
+from rayface.systems.base import Batch, Networks, Phase, PhaseState, System, SystemConfig, sample_generators
+from rayface.training.checkpoint import check_same_run, config_dict, read_state, write_state
+from rayface.training.optimization import learning_rate, make_optimizer, rebuilt_optimizer, take
+from rayface.training.progress import Progress
+from rayface.training.workers import Workers
+
+# Called at checkpoints on every rank with the step and metrics; rank 0 also gets a function that writes the state.
+OnCheckpoint = Callable[[int, dict[str, float], Callable[[Path], None] | None], None]
+
+
+class StepBatches(Dataset[Batch]):
+    """Item `step` is this rank's prepared part of that step's global batch."""
+
+    def __init__(self, system: System, config: SystemConfig, dataset: FaceDataset, workers: Workers) -> None:
+        self.system, self.config, self.dataset = system, config, dataset
+        self.share = rank_slice(config.global_batch, workers.rank, workers.world_size)
+
+    def __getitem__(self, step: int) -> Batch:
+        config = self.config
+        indices = batch_indices(config.seed, step, config.global_batch, len(self.dataset))[self.share]
+        raw = self.dataset.batch(indices, self.system.columns)
+        places = range(self.share.start, self.share.stop)
+        generators = sample_generators(config.seed, step, places, self.system.name)
+        return self.system.prepare(raw, config, generators)
+
+
+@dataclass
+class Training:
+    """All that changes from step to step, and nothing else."""
+
+    system: System
+    config: Any
+    workers: Workers
+    frozen: Networks
+    networks: dict[str, nn.Module]
+    average: dict[str, nn.Module] = field(default_factory=dict)  # EMA of the released networks
+    optimizers: dict[str, Optimizer] = field(default_factory=dict)
+    controller: dict[str, float] = field(default_factory=dict)
+    step: int = 0  # the next one
+
+    @classmethod
+    def start(
+        cls,
+        system: System,
+        config: Any,
+        workers: Workers,
+        frozen: Networks | None = None,
+        init: Mapping[str, nn.Module] | None = None,
+    ) -> "Training":
+        """A new training; weights depend on config.seed only, or come from `init` where it has the network."""
+        frozen = {name: network.to(workers.device).eval() for name, network in (frozen or {}).items()}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            networks = system.build_with_frozen(config, frozen)
+        for name, network in (init or {}).items():
+            apply_widths(networks[name], read_widths(network)).load_state_dict(network.state_dict())
+        training = cls(system, config, workers, frozen, networks)
+        training._place(networks)
+        training.average = {name: copy.deepcopy(networks[name]) for name in system.released}
+        specs = system.optimizers(config)
+        training.optimizers = {name: make_optimizer(spec, networks) for name, spec in specs.items()}
+        training._wrap()
+        return training
+
+    @classmethod
+    def resume(
+        cls, system: System, config: Any, workers: Workers, folder: Path, data_digest: str,
+        frozen: Networks | None = None,
+    ) -> "Training":  # fmt: skip
+        """The training as it was when `folder` was written, on any number of ranks."""
+        saved = read_state(folder, system.name)
+        check_same_run(saved, config, data_digest)
+        training = cls.start(system, config, workers, frozen)
+        for name, widths in saved["widths"].items():
+            apply_widths(training.networks[name], widths).load_state_dict(saved["networks"][name])
+        training._place(training.networks)
+        training.average = {name: copy.deepcopy(training.networks[name]) for name in system.released}
+        for name, state in saved["average"].items():
+            training.average[name].load_state_dict(state)
+        for name, spec in system.optimizers(config).items():
+            training.optimizers[name] = make_optimizer(spec, training.networks)
+            training.optimizers[name].load_state_dict(saved["optimizers"][name])
+        training.controller = dict(saved["controller"])
+        training.step = saved["step"]
+        training._wrap()
+        return training
+
+    def save(self, folder: Path, data_digest: str) -> None:
+        write_state(
+            folder,
+            {
+                "system": self.system.name,
+                "config": config_dict(self.config),
+                "data_digest": data_digest,
+                "step": self.step,
+                "widths": {name: read_widths(network) for name, network in self.networks.items()},
+                "networks": {name: network.state_dict() for name, network in self.networks.items()},
+                "average": {name: network.state_dict() for name, network in self.average.items()},
+                "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+                "controller": self.controller,
+            },
+        )
+
+    def run_step(self, batch: Batch) -> dict[str, Tensor]:
+        """All phases due at this step on this rank's batch; returns this rank's metrics."""
+        metrics: dict[str, Tensor] = {}
+        batch = {key: self._to_device(value) for key, value in batch.items()}
+        for phase in self.system.phases(self.config):
+            if self.step >= phase.start and self.step % phase.every == 0:
+                metrics |= self._run_phase(phase, batch)
+        self._update_average()
+        self.step += 1
+        self._rebuild_if_asked()
+        return metrics
+
+    def phase_state(self) -> PhaseState:
+        return PhaseState(self.config, self.step, self.frozen, self.controller)
+
+    def _run_phase(self, phase: Phase, batch: Batch) -> dict[str, Tensor]:
+        config = self.config
+        spec = self.system.optimizers(config)[phase.optimizer]
+        optimizer = self.optimizers[phase.optimizer]
+        networks = {}
+        for name, network in self.networks.items():
+            trained = name in spec.networks
+            network.requires_grad_(trained)
+            # a frozen network is called without its DDP wrapper, which would wait for gradients
+            networks[name] = self.parallel[name] if trained else network
+        half = config.precision == "bf16" and phase.autocast
+        with torch.autocast(self.workers.device.type, torch.bfloat16, enabled=half):
+            loss, metrics = phase.loss(batch, networks, self.phase_state())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(spec, self.step, config.steps)
+        optimizer.step()
+        named = {f"{phase.name}/{name}": value.detach() for name, value in metrics.items()}
+        return {f"loss/{phase.name}": loss.detach(), **named}
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        seen = (self.step + 1) * self.config.global_batch
+        # at first the average follows closely (StyleGAN2-ADA's ramp-up), or it would remember the initial weights
+        half_life = min(self.config.ema_half_life, 0.1 * seen)
+        decay = 0.5 ** (self.config.global_batch / half_life)
+        for name, average in self.average.items():
+            for ours, theirs in zip(average.parameters(), self.networks[name].parameters(), strict=True):
+                ours.lerp_(theirs, 1 - decay)
+
+    def _rebuild_if_asked(self) -> None:
+        """The one place where networks change shape: new DDP wrappers, optimiser state and average, on all ranks."""
+        rebuild = self.system.rebuild(self.networks, self.phase_state())
+        if rebuild is None:
+            return
+        before, self.networks = self.networks, {**self.networks, **rebuild.networks}
+        self._place(rebuild.networks)
+        for name, spec in self.system.optimizers(self.config).items():
+            if set(spec.networks) & set(rebuild.networks):
+                old = self.optimizers[name]
+                self.optimizers[name] = rebuilt_optimizer(old, spec, before, self.networks, rebuild)
+        for name in set(rebuild.networks) & set(self.average):
+            kept, old_average = rebuild.kept.get(name, {}), self.average[name].state_dict()
+            self.average[name] = copy.deepcopy(self.networks[name]).requires_grad_(False)
+            narrowed = {key: take(value, kept.get(key)) for key, value in old_average.items()}
+            self.average[name].load_state_dict(narrowed)
+        self._wrap()
+
+    def _place(self, networks: Mapping[str, nn.Module]) -> None:
+        for network in networks.values():
+            network.to(self.workers.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _wrap(self) -> None:
+        for network in self.average.values():
+            network.requires_grad_(False).eval()
+        self.parallel = {}
+        for name, network in self.networks.items():
+            network.requires_grad_(True).train()
+            wrapped = self.workers.parallel(network)
+            if self.config.compile and self.workers.device.type == "cuda":
+                wrapped = torch.compile(wrapped)  # type: ignore[assignment]
+            self.parallel[name] = wrapped
+
+    def _to_device(self, value: Tensor) -> Tensor:
+        if value.ndim == 4:
+            return value.to(self.workers.device, memory_format=torch.channels_last, non_blocking=True)
+        return value.to(self.workers.device, non_blocking=True)
+
+
+def run(
+    training: Training, dataset: FaceDataset, on_checkpoint: OnCheckpoint, progress: Progress | None = None
+) -> None:
+    """Train to config.steps, from wherever `training` stands. `progress` is given on rank 0 only."""
+    config, workers = training.config, training.workers
+    if workers.device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    batches = StepBatches(training.system, config, dataset, workers)
+    metrics: dict[str, float] = {}
+    for batch in _load(batches, training.step, config):
+        step = training.step
+        values = training.run_step(batch)
+        last = training.step == config.steps
+        if step % config.log_every == 0 or last:
+            metrics = _mean_metrics(values, workers, step)
+            if progress:
+                progress.log(step, config.steps, config.global_batch, metrics)
+        if progress and (training.step % config.sample_every == 0 or last):
+            with torch.no_grad():
+                progress.picture(training.step, training.system.sample_grid(training.average, batch, config))
+        if training.step % config.checkpoint_every == 0 or last:
+            if progress:
+                progress.flush()
+            write = (lambda folder: training.save(folder, dataset.digest)) if workers.rank == 0 else None
+            on_checkpoint(training.step, metrics, write)
+
+
+def _load(batches: StepBatches, start: int, config: SystemConfig) -> Iterator[Batch]:
+    yield from DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(start, config.steps),
+        num_workers=config.loader_processes,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _mean_metrics(values: dict[str, Tensor], workers: Workers, step: int) -> dict[str, float]:
+    stacked = workers.mean(torch.stack([value.float() for value in values.values()]))
+    metrics = dict(zip(values, stacked.tolist(), strict=True))
+    for name, value in metrics.items():
+        if value != value or abs(value) == float("inf"):
+            raise RayfaceError(
+                f"{name} became {value} at step {step}; lower the learning rate, or look at the batch's pictures"
+            )
+    return metrics

@@ -1,0 +1,61 @@
+"""Optimisers made from their specs; learning rates are a function of the step, so no scheduler has state."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from rayface.systems.base import OptimizerSpec, Rebuild
+
+
+def parameter_names(spec: OptimizerSpec, networks: Mapping[str, nn.Module]) -> list[tuple[str, str]]:
+    """(network, parameter) of everything an optimiser moves, in its order."""
+    return [(key, name) for key in spec.networks for name, _ in networks[key].named_parameters()]
+
+
+def make_optimizer(spec: OptimizerSpec, networks: Mapping[str, nn.Module]) -> Optimizer:
+    parameters = [p for key in spec.networks for p in networks[key].parameters()]
+    return AdamW(parameters, spec.learning_rate, spec.betas, weight_decay=spec.weight_decay)
+
+
+def learning_rate(spec: OptimizerSpec, step: int, total_steps: int) -> float:
+    """The rate at a step: linear warm-up, then constant, cosine or poly (0.9) decay to zero."""
+    if step < spec.warmup_steps:
+        return spec.learning_rate * (step + 1) / spec.warmup_steps
+    progress = (step - spec.warmup_steps) / max(1, total_steps - spec.warmup_steps)
+    if spec.decay == "cosine":
+        return spec.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+    if spec.decay == "poly":
+        return spec.learning_rate * max(0.0, 1 - progress) ** 0.9
+    return spec.learning_rate
+
+
+def rebuilt_optimizer(
+    old: Optimizer, spec: OptimizerSpec, before: Mapping[str, nn.Module], after: Mapping[str, nn.Module],
+    rebuild: Rebuild,
+) -> Optimizer:  # fmt: skip
+    """An optimiser over the rebuilt networks that remembers what the old one knew of the channels kept."""
+    new = make_optimizer(spec, after)
+    old_state = {
+        (key, name): old.state.get(parameter, {})
+        for key in spec.networks
+        for name, parameter in before[key].named_parameters()
+    }
+    for key in spec.networks:
+        for name, parameter in after[key].named_parameters():
+            kept = rebuild.kept.get(key, {}).get(name)
+            new.state[parameter] = {
+                entry: take(value, kept) if value.ndim else value.clone()
+                for entry, value in old_state.get((key, name), {}).items()
+            }
+    return new
+
+
+def take(value: torch.Tensor, kept: tuple[torch.Tensor | None, ...] | None) -> torch.Tensor:
+    """The part of a parameter-shaped tensor that survives; `kept` holds the indices of each dimension."""
+    for dimension, indices in enumerate(kept or ()):
+        if indices is not None:
+            value = value.index_select(dimension, indices.to(value.device))
+    return value.detach().clone()

@@ -1,0 +1,90 @@
+"""What a run tells while it goes: JSON lines, TensorBoard, sample pictures and a line with rate and time left."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from rayface.data.shards import open_filesystem
+
+
+class Progress:
+    """Logs of one system's training, written by rank 0 under `<run folder>/<system>/`.
+
+    A local run folder is written directly; for a bucket the files are staged and copied at `flush`. A resumed run
+    drops the lines after its checkpoint, so every step appears once.
+    """
+
+    def __init__(self, run_folder: str, system: str, start_step: int, staging: Path | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.filesystem, path = open_filesystem(run_folder)
+        self.remote = f"{path}/{system}" if "://" in run_folder else None
+        self.folder = (staging or Path(path)) / system
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lines = self.folder / "metrics.jsonl"
+        if self.remote and self.filesystem.get_file_info(f"{self.remote}/metrics.jsonl").is_file:
+            with self.filesystem.open_input_stream(f"{self.remote}/metrics.jsonl") as stream:
+                self.lines.write_bytes(stream.read())
+        self._drop_lines_from(start_step)
+        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=start_step)
+        self.system = system
+        self.started, self.start_step = time.monotonic(), start_step
+        self.last_printed = 0.0
+
+    def log(self, step: int, total: int, images_per_step: int, values: dict[str, float]) -> None:
+        """Record the metrics of the step just done; print a line at most every two seconds."""
+        with self.lines.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+        now = time.monotonic()
+        if now - self.last_printed < 2 and step + 1 < total:
+            return
+        self.last_printed = now
+        done = step + 1 - self.start_step
+        seconds = (now - self.started) / done
+        left = int(seconds * (total - step - 1))
+        losses = " ".join(f"{k.removeprefix('loss/')}={v:.4g}" for k, v in values.items() if k.startswith("loss/"))
+        print(
+            f"[{self.system}] step {step + 1}/{total}  {losses}  {images_per_step / seconds:.1f} images/s  "
+            f"{left // 60:02d}:{left % 60:02d} left",
+            file=sys.__stdout__,  # Ray Train replaces print and would show the line twice
+            flush=True,
+        )
+
+    def picture(self, step: int, picture: torch.Tensor) -> None:
+        """Keep a sample grid, uint8 [3, H, W]."""
+        from rayface.imaging.codec import encode
+
+        folder = self.folder / "samples"
+        folder.mkdir(exist_ok=True)
+        (folder / f"step-{step:06d}.png").write_bytes(encode(picture, "png"))
+        self.board.add_image("samples", picture, step)
+
+    def flush(self) -> None:
+        self.board.flush()
+        if self.remote is None:
+            return
+        for file in self.folder.rglob("*"):
+            if file.is_file():
+                target = f"{self.remote}/{file.relative_to(self.folder).as_posix()}"
+                with self.filesystem.open_output_stream(target) as stream:
+                    stream.write(file.read_bytes())
+
+    def close(self) -> None:
+        self.flush()
+        self.board.close()
+
+    def _drop_lines_from(self, step: int) -> None:
+        if self.lines.exists():
+            kept = []
+            for line in self.lines.read_text().splitlines():
+                try:
+                    if json.loads(line)["step"] < step:
+                        kept.append(line + "\n")
+                except json.JSONDecodeError:
+                    continue  # a line cut off by a kill
+            self.lines.write_text("".join(kept))

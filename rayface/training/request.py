@@ -1,0 +1,165 @@
+"""What a user asks a training run for, checked before anything starts."""
+
+import dataclasses
+import json
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rayface.configuration import from_dict, override, to_dict
+from rayface.data.dataset import FaceDataset
+from rayface.data.sampling import rank_slice
+from rayface.data.shards import open_filesystem, write_bytes
+from rayface.errors import RayfaceError
+from rayface.store import ModelStore
+from rayface.systems.base import PRESETS, SYSTEMS, get_system, in_dependency_order, resolve_config
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """One run: systems trained one after the other in one group of workers.
+
+    `overrides` are `key=value` for all systems, or `system.key=value` for one. `workers` is (least, most); equal
+    for a fixed group. Same `name` and `storage` resumes.
+    """
+
+    systems: tuple[str, ...]
+    data: str
+    preset: str = "small"
+    workers: tuple[int, int] = (1, 1)
+    gpu: bool = False
+    storage: str = "runs"
+    name: str = ""
+    store: str = ""  # default: <storage>/store
+    overrides: tuple[str, ...] = ()
+    init: str = ""  # store reference to fine-tune
+    cpus_per_worker: int = 0  # 0: the cluster's CPUs shared out
+
+    @property
+    def store_uri(self) -> str:
+        return self.store or f"{self.storage}/store"
+
+    @property
+    def run_folder(self) -> str:
+        return f"{self.storage}/{self.name}"
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """A request resolved: the systems in order with their whole configuration, as plain values for the workers."""
+
+    request: TrainRequest
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def config(self, system: str) -> Any:
+        return from_dict(get_system(system).config_class, self.configs[system], system)
+
+
+def parse_workers(text: str) -> tuple[int, int]:
+    """"2" -> (2, 2); "1-4" -> (1, 4), elastic."""
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
+    least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= least <= most:
+        raise RayfaceError(f"--workers {text!r}: give a number such as 2, or a range such as 1-4 for an elastic group")
+    return least, most
+
+
+def overrides_from_file(path: str) -> tuple[str, ...]:
+    """The assignments in a `best.json` that `python -m tune` wrote."""
+    try:
+        with open(path) as file:
+            chosen = json.load(file)["set"]
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise RayfaceError(f"--set-from {path}: not a best.json of `python -m tune` ({error!r})") from error
+    return tuple(f"{key}={value}" for key, value in chosen.items())
+
+
+def resolve(request: TrainRequest) -> TrainPlan:
+    """Check everything that can be checked without a cluster and fill in what was left open.
+
+    Raises RayfaceError naming the value and the way out: unknown system, preset or key, no such data or model,
+    a batch that cannot be shared out, storage that cannot be written.
+    """
+    if not request.systems:
+        raise RayfaceError(f"name a system to train: {', '.join(SYSTEMS)}")
+    systems = tuple(in_dependency_order(request.systems))
+    name = request.name or f"{'-'.join(systems)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise RayfaceError(f"--name {name!r}: use letters, digits, '-', '_' and '.' only")
+    request = dataclasses.replace(request, systems=systems, name=name, storage=_absolute(request.storage))
+    if request.store:
+        request = dataclasses.replace(request, store=_absolute(request.store))
+    request = dataclasses.replace(request, data=_absolute(request.data))
+    configs = {}
+    for system_name in systems:
+        configs[system_name] = to_dict(_resolve_config(request, system_name))
+    return TrainPlan(request, configs)
+
+
+def check_data(plan: TrainPlan) -> dict[str, int]:
+    """Open each system's training split; how many faces it has. Raises RayfaceError when there is none."""
+    faces = {}
+    for name in plan.request.systems:
+        needed = [column for column in get_system(name).columns if column != "image"]
+        faces[name] = len(FaceDataset(plan.request.data, "train", plan.config(name).size, needed))
+    return faces
+
+
+def check_storage(storage: str) -> None:
+    """Write and remove a small file, so that a run does not fail at its first checkpoint."""
+    filesystem, path = open_filesystem(storage)
+    probe = f"{path}/.rayface-{uuid.uuid4().hex[:8]}"
+    write_bytes(b"rayface", probe, filesystem)
+    filesystem.delete_file(probe)
+
+
+def _resolve_config(request: TrainRequest, system_name: str) -> Any:
+    system = get_system(system_name)
+    overrides = _overrides_for(system_name, request.overrides)
+    if request.init:
+        if request.preset not in PRESETS:
+            raise RayfaceError(f"unknown preset {request.preset!r}; known: {', '.join(PRESETS)}")
+        if len(request.systems) > 1:
+            raise RayfaceError("--init fine-tunes one system; name just one")
+        from rayface.store import open_store
+
+        info = open_store(request.store_uri).info(request.init)
+        if info["system"] != system_name:
+            raise RayfaceError(f"--init {request.init}: a model of {info['system']!r}, not of {system_name!r}")
+        config = override(from_dict(system.config_class, info["config"], request.init), overrides)
+    else:
+        config = resolve_config(system, request.preset, overrides)
+    for workers in range(request.workers[0], request.workers[1] + 1):
+        rank_slice(config.global_batch, 0, workers)
+    return config
+
+
+def _overrides_for(system: str, overrides: tuple[str, ...]) -> list[str]:
+    """Those for every system, then those for this one; `parsing.steps=5` is for parsing only."""
+    general, own = [], []
+    for assignment in overrides:
+        head, _, rest = assignment.partition(".")
+        if head in SYSTEMS:
+            if head == system:
+                own.append(rest)
+        else:
+            general.append(assignment)
+    return general + own
+
+
+def _absolute(uri: str) -> str:
+    import os
+
+    return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
+
+
+def load_frozen(store: ModelStore, references: Mapping[str, str]) -> dict[str, Any]:
+    """The networks of the frozen models a system asks for: each model's first released network."""
+    frozen = {}
+    for name, reference in references.items():
+        loaded = store.load(reference)
+        frozen[name] = next(iter(loaded.networks.values()))
+    return frozen
