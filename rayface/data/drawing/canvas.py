@@ -1,0 +1,170 @@
+"""A canvas with separate colour, light and class buffers, and the shapes that are painted on it.
+
+Shading is deferred: shapes paint their own colour into `albedo`, the light that falls on them into `light` and their
+highlights into `gloss`; `develop` multiplies them at the end. So make-up, beard, lips and skin all take the head's
+light. Colours are kept as the square of the sRGB value (a cheap stand-in for linear light).
+"""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from rayface.randomness import generator
+
+Array = np.ndarray
+TEXTURE_SIDE = 768
+
+
+def colour(red: float, green: float, blue: float) -> Array:
+    """An sRGB colour of 0-255 as the canvas keeps it: float32 [3] in [0, 1], squared."""
+    return (np.array([red, green, blue], np.float32) / 255) ** 2
+
+
+@functools.cache
+def texture(kind: str) -> Array:
+    """A fixed noise picture, float32 [768, 768] with mean 0 and deviation 1, that wraps at its borders.
+
+    Kinds: `grain` (white), `skin` (pores and blotches), `strand` (streaks along y), `cloud` (large and smooth).
+    """
+    white = generator(0, 0, 0, f"texture-{kind}").standard_normal((TEXTURE_SIDE, TEXTURE_SIDE)).astype(np.float32)
+    frequency_y, frequency_x = np.fft.fftfreq(TEXTURE_SIDE)[:, None], np.fft.rfftfreq(TEXTURE_SIDE)[None]
+    radius = np.hypot(frequency_y, frequency_x)
+    gains = {
+        "grain": np.ones_like(radius),
+        "skin": np.exp(-((radius / 0.16) ** 2)) / (0.03 + radius),
+        "strand": np.exp(-((frequency_y / 0.006) ** 2)) / (0.05 + np.abs(frequency_x)) * (np.abs(frequency_x) < 0.4),
+        "cloud": np.exp(-((radius / 0.03) ** 2)) / (0.004 + radius),
+    }
+    noise = np.fft.irfft2(np.fft.rfft2(white) * gains[kind], s=white.shape)
+    return ((noise - noise.mean()) / noise.std()).astype(np.float32)
+
+
+def cut_texture(kind: str, rng: np.random.Generator, height: int, width: int, zoom: float = 1.0) -> Array:
+    """A random piece of `texture(kind)`, float32 [height, width]; `zoom` > 1 makes its grain coarser."""
+    bank = texture(kind)
+    top, left = rng.integers(0, TEXTURE_SIDE, 2)
+    rows = (top + (np.arange(height) / zoom).astype(np.intp)) % TEXTURE_SIDE
+    columns = (left + (np.arange(width) / zoom).astype(np.intp)) % TEXTURE_SIDE
+    return bank[rows[:, None], columns[None]]
+
+
+@dataclass
+class Region:
+    """An anti-aliased shape: its top left pixel on the canvas and its cover, float32 [h, w] in [0, 1]."""
+
+    top: int
+    left: int
+    alpha: Array
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        height, width = self.alpha.shape
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+
+    def within(self, other: "Region", outside: bool = False) -> "Region":
+        """This shape where `other` is (or, `outside`, is not)."""
+        cover = np.zeros_like(self.alpha)
+        y0, x0 = max(self.top, other.top), max(self.left, other.left)
+        y1 = min(self.top + self.alpha.shape[0], other.top + other.alpha.shape[0])
+        x1 = min(self.left + self.alpha.shape[1], other.left + other.alpha.shape[1])
+        if y1 > y0 and x1 > x0:
+            cover[y0 - self.top : y1 - self.top, x0 - self.left : x1 - self.left] = other.alpha[
+                y0 - other.top : y1 - other.top, x0 - other.left : x1 - other.left
+            ]
+        return Region(self.top, self.left, self.alpha * (1 - cover if outside else cover))
+
+
+class Canvas:
+    """The buffers of one picture of `height` x `width` pixels; `unit` is the eye distance in pixels."""
+
+    def __init__(self, height: int, width: int, unit: float) -> None:
+        self.height, self.width, self.unit = height, width, unit
+        self.albedo = np.zeros((height, width, 3), np.float32)
+        self.light = np.full((height, width), 0.75, np.float32)
+        self.gloss = np.zeros((height, width), np.float32)
+        self.labels = np.zeros((height, width), np.uint8)
+        self.facial_hair = np.zeros((height, width), bool)
+
+    def _box(self, points: Array, margin: float) -> tuple[int, int, int, int]:
+        x0, y0 = np.floor(points.min(0) - margin).astype(int)
+        x1, y1 = np.ceil(points.max(0) + margin).astype(int) + 1
+        clip_x, clip_y = (lambda v: min(max(int(v), 0), self.width)), (lambda v: min(max(int(v), 0), self.height))
+        return clip_x(x0), clip_y(y0), clip_x(x1), clip_y(y1)
+
+    def _raster(self, points: Array, margin: float, soft: float, line: float | None) -> Region:
+        x0, y0, x1, y1 = self._box(points, margin + 2 * soft + 1)
+        width, height = max(x1 - x0, 1), max(y1 - y0, 1)
+        factor = 4 if width * height < 8000 else 2
+        bitmap = Image.new("L", (width * factor, height * factor))
+        vertices = ((points - (x0, y0) + 0.5) * factor - 0.5).ravel().tolist()
+        draw = ImageDraw.Draw(bitmap)
+        if line is None:
+            draw.polygon(vertices, fill=255)
+        else:
+            draw.line(vertices, fill=255, width=max(round(line * factor), 1), joint="curve")
+        bitmap = bitmap.reduce(factor)
+        if soft > 0:
+            bitmap = bitmap.filter(ImageFilter.GaussianBlur(soft))
+        alpha = np.asarray(bitmap, np.float32) * np.float32(1 / 255)
+        if line is not None and line * factor < 1:  # thinner than Pillow can draw: fainter instead
+            alpha = alpha * (line * factor)
+        return Region(min(y0, self.height - 1), min(x0, self.width - 1), alpha[: self.height, : self.width])
+
+    def polygon(self, points: Array, soft: float = 0.0) -> Region:
+        """The inside of the outline `points` [n, 2] (pixels, x y), with edges blurred by `soft` pixels."""
+        return self._raster(points, 0, soft, None)
+
+    def line(self, points: Array, width: float, soft: float = 0.0) -> Region:
+        """A line of `width` pixels along `points` [n, 2]."""
+        return self._raster(points, width, soft, width)
+
+    def blob(self, centre: Array, sigma_x: float, sigma_y: float) -> Region:
+        """A Gaussian spot of height 1."""
+        reach = np.array([sigma_x, sigma_y]) * 2.6
+        x0, y0, x1, y1 = self._box(np.array([centre - reach, centre + reach]), 0)
+        x0, y0 = min(x0, self.width - 1), min(y0, self.height - 1)
+        across = np.exp(-0.5 * ((np.arange(x0, max(x1, x0 + 1), dtype=np.float32) - centre[0]) / sigma_x) ** 2)
+        down = np.exp(-0.5 * ((np.arange(y0, max(y1, y0 + 1), dtype=np.float32) - centre[1]) / sigma_y) ** 2)
+        return Region(y0, x0, (down[:, None] * across[None]).astype(np.float32))
+
+    def paint(
+        self,
+        region: Region,
+        paint: Array,
+        *,
+        opacity: float = 1.0,
+        label: int | None = None,
+        light: Array | float | None = None,
+        gloss: Array | float | None = None,
+    ) -> None:
+        """Cover `region` with colour `paint` ([3] or [h, w, 3]); light, gloss and class where given."""
+        window = region.window
+        alpha = region.alpha * np.float32(opacity)
+        under = self.albedo[window]
+        under += alpha[..., None] * (paint - under)
+        if light is not None:
+            self.light[window] += alpha * (light - self.light[window])
+        if gloss is not None:
+            self.gloss[window] += alpha * (gloss - self.gloss[window])
+        if label is not None:
+            self.labels[window][region.alpha > 0.5] = label
+
+    def mark(self, region: Region, label: int) -> None:
+        """Give `region` a class without painting it."""
+        self.labels[region.window][region.alpha > 0.5] = label
+
+    def tint(self, region: Region, factor: Array, opacity: float = 1.0) -> None:
+        """Multiply the colours under `region` by `factor` [3]."""
+        self.albedo[region.window] *= 1 + (region.alpha * np.float32(opacity))[..., None] * (factor - 1)
+
+    def shade(self, region: Region, amount: float) -> None:
+        """Take away (or, below 0, add) a share of the light under `region`."""
+        self.light[region.window] *= 1 - region.alpha * np.float32(amount)
+
+    def develop(self, ambient: Array, key: Array) -> Array:
+        """The lit picture, float32 [H, W, 3], sRGB in [0, 1] and above where overexposed."""
+        lit = self.albedo * (ambient + key * self.light[..., None])
+        lit += self.gloss[..., None] * key
+        return np.sqrt(np.maximum(lit, 0, out=lit), out=lit)
