@@ -1,6 +1,7 @@
 """`python -m serve`: the whole service on this machine, until Ctrl-C."""
 
 import argparse
+import logging
 import os
 import signal
 import socket
@@ -108,26 +109,30 @@ def run(settings: Settings, http: dict[str, Any]) -> None:
     from serve.app import compose
 
     application = compose(settings)  # wrong models are found before anything is started
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     print("Starting ...", flush=True)
     import ray
     from ray import serve
 
-    _start_ray()
     try:
+        _start_ray()
+        for number in (signal.SIGINT, signal.SIGTERM):  # only now: starting Ray sets handlers of its own
+            signal.signal(number, signal.default_int_handler)
         # The service's own time-out answers first, with a problem document; this is the backstop.
         serve.start(http_options={"request_timeout_s": settings.timeout_s + 30, **http})
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.run(application, name="rayface", route_prefix="/")
         print(f"rayface is up at http://{_shown(http['host'])}:{http['port']} (Ctrl-C stops it)", flush=True)
-        stop.wait()
+        threading.Event().wait()
+    except KeyboardInterrupt:
         print("Stopping ...", flush=True)
     except RuntimeError as error:
         raise RayfaceError(f"The service did not start: {error}") from error
     finally:
-        serve.shutdown()
-        ray.shutdown()
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C must not leave processes behind
+            signal.signal(number, signal.SIG_IGN)
+        if ray.is_initialized():
+            serve.shutdown()
+            ray.shutdown()
 
 
 def _start_ray() -> None:

@@ -1,0 +1,150 @@
+"""The HTTP interface where it is easier to see without a cluster: what goes wrong inside."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from rayface.errors import RayfaceError
+from rayface.pipeline import Params
+from serve.ingress import Ingress
+from serve.problems import Overloaded
+from serve.routes import Gate, create_app
+from serve.settings import Settings
+
+
+class Failing:
+    """A service that raises what it is given."""
+
+    def __init__(self, error: Exception) -> None:
+        self.settings = Settings(max_in_flight=1)
+        self.error = error
+
+    async def process(
+        self, data: bytes, steps: list[str], params: Params, format: str, quality: int
+    ) -> tuple[bytes, dict[str, Any]]:
+        raise self.error
+
+    async def detect(self, data: bytes) -> dict[str, Any]:
+        raise self.error
+
+    parse = detect
+
+    async def keep_report(self, identifier: str, report: dict[str, Any]) -> None:
+        raise self.error
+
+    async def report(self, identifier: str) -> dict[str, Any] | None:
+        raise self.error
+
+    async def models(self) -> list[dict[str, Any]]:
+        raise self.error
+
+    async def health(self) -> dict[str, Any]:
+        return {"status": "degraded", "deployments": {"parser": "UNHEALTHY"}}
+
+
+def call(service: Failing, method: str, paths: list[str]) -> list[httpx.Response]:
+    """The answers of one app over `service` to these requests, one after the other."""
+
+    async def run() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(create_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return [await client.request(method, path, content=b"x") for path in paths]
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("path", ["/v1/enhance", "/v1/detect", "/v1/parse"])
+def test_an_unforeseen_error_is_a_problem_that_tells_nothing(path: str) -> None:
+    # More often than max_in_flight: an error must leave the gate too.
+    for answer in call(Failing(RuntimeError("a secret")), "POST", [path] * 3):
+        assert answer.status_code == 500
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["instance"] == "urn:rayface:request:" + answer.headers["x-request-id"]
+        assert "secret" not in answer.text
+
+
+def test_a_rayface_error_keeps_its_status_and_kind() -> None:
+    error = RayfaceError("the disk is full", status=507, kind="storage")
+    (answer,) = call(Failing(error), "POST", ["/v1/enhance"])
+    assert (answer.status_code, answer.json()["type"]) == (507, "urn:rayface:problem:storage")
+    assert answer.json()["title"] == "Insufficient Storage"
+    assert answer.json()["detail"] == "the disk is full"
+
+
+def test_overload_says_when_to_come_back() -> None:
+    (answer,) = call(Failing(Overloaded(7)), "POST", ["/v1/enhance"])
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
+    assert answer.json()["type"] == "urn:rayface:problem:overloaded"
+
+
+def test_degraded_health_is_503() -> None:
+    (answer,) = call(Failing(RuntimeError()), "GET", ["/healthz"])
+    assert (answer.status_code, answer.json()["status"]) == (503, "degraded")
+
+
+def test_gate_lets_in_as_many_as_leave() -> None:
+    gate = Gate(limit=2, retry_after=3)
+    with gate:
+        with gate, pytest.raises(Overloaded, match="again in 3 s"), gate:
+            pass
+        with gate:
+            pass
+
+
+def ingress(timeout_s: float = 60.0) -> Ingress:
+    return Ingress(Settings(timeout_s=timeout_s), {}, None, {}, None, None, None)
+
+
+def test_what_takes_too_long_is_cancelled_and_504() -> None:
+    async def run() -> list[bool]:
+        chain = [asyncio.create_task(asyncio.sleep(60)) for _ in range(3)]
+        with pytest.raises(RayfaceError, match=r"not done after 0\.05 s") as caught:
+            await ingress(0.05)._result(chain)
+        assert (caught.value.status, caught.value.kind) == (504, "timeout")
+        await asyncio.sleep(0)
+        return [task.cancelled() for task in chain]
+
+    assert asyncio.run(run()) == [True] * 3
+
+
+def test_back_pressure_of_a_stage_is_overload() -> None:
+    from ray.serve.exceptions import BackPressureError
+
+    async def refuse() -> None:
+        raise BackPressureError(5, 4)
+
+    async def run() -> None:
+        await ingress()._result([asyncio.create_task(refuse())])
+
+    with pytest.raises(Overloaded, match="busy"):
+        asyncio.run(run())
+
+
+@pytest.mark.ray
+def test_errors_of_other_processes_come_through_as_what_they_were(ray_cluster: None) -> None:
+    """A RayfaceError raised two tasks away, as when the step after a failed stage gets its result."""
+    import ray
+
+    @ray.remote(num_cpus=0)
+    def fail(kind: str) -> None:
+        if kind == "rayface":
+            raise RayfaceError("no such face", status=422, kind="no-face")
+        raise ValueError("internal")
+
+    @ray.remote(num_cpus=0)
+    def after(value: object) -> object:
+        return value
+
+    async def result(kind: str) -> object:
+        async def wait() -> object:
+            return await after.remote(fail.remote(kind))
+
+        return await ingress()._result([asyncio.create_task(wait())])
+
+    with pytest.raises(RayfaceError, match="no such face") as caught:
+        asyncio.run(result("rayface"))
+    assert (type(caught.value), caught.value.status, caught.value.kind) == (RayfaceError, 422, "no-face")
+    with pytest.raises(ray.exceptions.RayTaskError, match="internal"):
+        asyncio.run(result("other"))

@@ -1,0 +1,299 @@
+"""The real service on a real Ray cluster, over real HTTP."""
+
+import asyncio
+import dataclasses
+import email.parser
+import email.policy
+import json
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from scenes import scene
+from tiny_models import save_tiny_models
+
+from rayface.imaging.codec import decode, encode
+from rayface.pipeline import Pipeline
+from rayface.store import ModelStore
+
+pytestmark = pytest.mark.ray
+MAX_IN_FLIGHT = 6
+MAX_BYTES = 2_000_000
+
+
+@dataclass
+class Running:
+    client: httpx.Client
+    url: str
+    store: ModelStore
+
+
+@pytest.fixture(scope="module")
+def service(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    from ray import serve
+
+    from serve.app import build
+
+    store = save_tiny_models(tmp_path_factory.mktemp("store"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    args = {
+        "store": store.uri,
+        "max_in_flight": MAX_IN_FLIGHT,
+        "limits": {"max_bytes": MAX_BYTES, "max_pixels": 1_000_000},
+        "max_faces": 8,
+    }
+    serve.run(build(args), name="rayface", route_prefix="/")
+    url = f"http://127.0.0.1:{port}"
+    with httpx.Client(base_url=url, timeout=60) as client:
+        yield Running(client, url, store)
+    serve.shutdown()
+
+
+@pytest.fixture(scope="module")
+def photo() -> torch.Tensor:
+    """A drawn face made blurry: there is something to enhance."""
+    return scene(0)
+
+
+@pytest.fixture(scope="module")
+def png(photo: torch.Tensor) -> bytes:
+    return encode(photo, "png")
+
+
+def test_enhance_gives_the_pixels_of_the_pipeline_and_of_rayface_apply(
+    service: Running, photo: torch.Tensor, png: bytes, tmp_path: Path
+) -> None:
+    from typer.testing import CliRunner
+
+    from rayface.cli import app
+
+    answer = service.client.post(
+        "/v1/enhance",
+        content=png,
+        headers={"content-type": "image/png", "accept": "image/png"},
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "image/png"
+    served = decode(answer.content)
+    expected = Pipeline.from_store(service.store).process(photo, ["enhance"])
+    assert torch.equal(served, expected.photo)
+    assert expected.report.changed == 1, "the test photo must be one that changes"
+    assert not torch.equal(served, photo)
+    summary = json.loads(answer.headers["x-rayface-summary"])
+    assert (summary["faces"], summary["changed"]) == (1, 1)
+    assert summary["ms"] > 0
+
+    (tmp_path / "in.png").write_bytes(png)
+    arguments = ["apply", "enhance", str(tmp_path / "in.png"), str(tmp_path / "out.png")]
+    outcome = CliRunner().invoke(app, [*arguments, "--store", service.store.uri])
+    assert outcome.exit_code == 0, outcome.output
+    assert torch.equal(decode((tmp_path / "out.png").read_bytes()), served)
+
+
+def test_formats_forms_and_parameters(service: Running, photo: torch.Tensor, png: bytes) -> None:
+    client = service.client
+    jpeg = client.post("/v1/enhance", content=encode(photo, "jpeg"))
+    assert jpeg.headers["content-type"] == "image/jpeg"
+    assert decode(jpeg.content).shape == photo.shape
+    webp = client.post("/v1/enhance?format=webp&quality=50", content=png)
+    assert webp.headers["content-type"] == "image/webp"
+    form = client.post("/v1/process?steps=enhance&format=png", files={"image": ("photo.png", png)})
+    body = client.post("/v1/enhance?format=png", content=png)
+    assert form.status_code == 200, form.text
+    assert form.content == body.content
+    nothing = client.post("/v1/enhance?format=png&strength=0", content=png)
+    assert torch.equal(decode(nothing.content), photo)
+    assert json.loads(nothing.headers["x-rayface-summary"])["changed"] == 0
+
+
+def test_the_report_comes_with_the_image_and_can_be_fetched(service: Running, png: bytes) -> None:
+    headers = {"accept": "multipart/mixed, image/png", "x-request-id": "my-request-1"}
+    answer = service.client.post("/v1/enhance", content=png, headers=headers)
+    assert answer.headers.get_list("x-request-id") == ["my-request-1"]
+    raw = f"Content-Type: {answer.headers['content-type']}\r\n\r\n".encode() + answer.content
+    message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(raw)
+    parts = {part.get_content_type(): part.get_payload(decode=True) for part in message.iter_parts()}
+    assert list(parts) == ["image/png", "application/json"]
+    report = json.loads(parts["application/json"])
+    assert report["request_id"] == "my-request-1"
+    assert report["models"]["enhance"] == "enhancement@1"
+    assert report["faces"][0]["steps"] == ["enhance"]
+    stages = {"decode", "detect", "enhance", "parse", "fuse", "encode", "total"}
+    assert set(report["timings_ms"]) == stages
+    fetched = service.client.get("/v1/reports/my-request-1")
+    assert fetched.json() == report
+
+
+def test_a_photo_without_faces_comes_back_unchanged_with_a_report(service: Running) -> None:
+    plain = torch.full((3, 120, 160), 127, dtype=torch.uint8)
+    answer = service.client.post("/v1/enhance?format=png", content=encode(plain, "png"))
+    assert answer.status_code == 200
+    assert torch.equal(decode(answer.content), plain)
+    report = service.client.get(f"/v1/reports/{answer.headers['x-request-id']}").json()
+    assert (report["faces"], report["changed"]) == ([], 0)
+    assert report["notes"] == ["No face was found; the photo is unchanged."]
+
+
+def test_detect_and_parse(service: Running, photo: torch.Tensor, png: bytes) -> None:
+    import base64
+
+    from rayface.imaging.codec import decode_mask
+    from rayface.pipeline import Params, detect_faces, parse_faces
+
+    local = Pipeline.from_store(service.store)
+    (work,) = detect_faces(local.detector, [photo], [Params()], 8)
+    (work,) = parse_faces(local.parser, [work], [True])
+    detected = service.client.post("/v1/detect", content=png).json()
+    face = dataclasses.asdict(work.faces[0])
+    assert detected["faces"] == [{key: face[key] for key in ("box", "landmarks", "score", "size")}]
+    parsed = service.client.post("/v1/parse", content=png).json()
+    mask = decode_mask(base64.b64decode(parsed["faces"][0]["mask_png"]))
+    assert work.masks is not None
+    assert np.array_equal(mask.numpy(), work.masks[0])
+    assert np.allclose(parsed["faces"][0]["matrix"], work.matrices[0])
+    assert parsed["classes"][1] == "skin"
+    assert (parsed["width"], parsed["height"]) == (photo.shape[2], photo.shape[1])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "headers", "status", "kind", "detail"),
+    [
+        ("GET", "/nope", b"", {}, 404, "not-found", "/nope"),
+        ("GET", "/v1/enhance", b"", {}, 405, "method-not-allowed", "GET"),
+        ("GET", "/v1/reports/none", b"", {}, 404, "no-report", "none"),
+        ("POST", "/v1/process", b"x", {}, 422, "invalid-request", "query.steps"),
+        ("POST", "/v1/process?steps=beautify", b"x", {}, 400, "unknown-step", "known steps: enhance"),
+        ("POST", "/v1/process?steps=,", b"x", {}, 400, "unknown-step", "known steps: enhance"),
+        ("POST", "/v1/enhance?strength=2", b"x", {}, 422, "invalid-request", "query.strength"),
+        ("POST", "/v1/enhance?faces=two", b"x", {}, 422, "invalid-request", "query.faces"),
+        ("POST", "/v1/enhance?format=gif", b"x", {}, 422, "invalid-request", "query.format"),
+        ("POST", "/v1/enhance", b"", {}, 400, "empty-image", "0 bytes"),
+        ("POST", "/v1/enhance", b"not a picture", {}, 415, "not-an-image", "JPEG"),
+        (
+            "POST",
+            "/v1/enhance",
+            b"{}",
+            {"content-type": "application/json"},
+            415,
+            "unsupported-media-type",
+            "",
+        ),
+        ("POST", "/v1/enhance", b"x", {"accept": "text/html"}, 406, "not-acceptable", "image/png"),
+        ("POST", "/v1/detect", b"x" * (MAX_BYTES + 1), {}, 413, "image-too-large", str(MAX_BYTES)),
+    ],
+)
+def test_every_error_is_a_problem_document(
+    service: Running,
+    method: str,
+    path: str,
+    content: bytes,
+    headers: dict[str, str],
+    status: int,
+    kind: str,
+    detail: str,
+) -> None:
+    answer = service.client.request(method, path, content=content, headers=headers)
+    assert answer.status_code == status
+    check_problem(answer, kind)
+    assert detail in answer.json()["detail"]
+
+
+def check_problem(answer: httpx.Response, kind: str) -> None:
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert set(body) == {"type", "title", "status", "detail", "instance"}
+    assert body["type"] == f"urn:rayface:problem:{kind}"
+    assert body["status"] == answer.status_code
+    assert body["instance"] == f"urn:rayface:request:{answer.headers['x-request-id']}"
+
+
+def test_truncated_and_large_pictures(service: Running, png: bytes) -> None:
+    truncated = service.client.post("/v1/enhance", content=png[: len(png) // 2])
+    assert truncated.status_code == 422
+    check_problem(truncated, "corrupt-image")
+    large = encode(torch.zeros(3, 1100, 1000, dtype=torch.uint8), "png")
+    answer = service.client.post("/v1/enhance", content=large)
+    assert answer.status_code == 413
+    check_problem(answer, "image-too-large")
+
+
+def test_an_endless_body_is_cut_off(service: Running) -> None:
+    """413 comes while the client, who announced no length, is still sending."""
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 100 * MAX_BYTES:
+            sent += 65536
+            yield bytes(65536)
+
+    answer = service.client.post("/v1/enhance", content=endless())
+    assert answer.status_code == 413
+    check_problem(answer, "image-too-large")
+    assert sent < 100 * MAX_BYTES
+
+
+def test_concurrent_requests_share_batches_and_the_rest_is_turned_away(service: Running, png: bytes) -> None:
+    from ray import serve
+
+    async def post(count: int) -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
+            url = "/v1/enhance?format=png"
+            return await asyncio.gather(*(client.post(url, content=png) for _ in range(count)))
+
+    alone = service.client.post("/v1/enhance?format=png", content=png)
+    fit = asyncio.run(post(MAX_IN_FLIGHT))
+    assert [answer.status_code for answer in fit] == [200] * MAX_IN_FLIGHT
+    assert all(answer.content == alone.content for answer in fit)
+    for name in ("detector", "enhancer", "parser"):
+        counts = serve.get_deployment_handle(name, "rayface").counts.remote().result()
+        assert counts["requests"] > counts["batches"], name
+        assert counts["largest"] > 1, name
+
+    answers = asyncio.run(post(6 * MAX_IN_FLIGHT))
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert refused, "nothing was turned away"
+    assert len(refused) < len(answers)
+    for answer in refused:
+        assert answer.status_code == 503
+        check_problem(answer, "overloaded")
+        assert answer.headers["retry-after"] == "2"
+    assert service.client.post("/v1/enhance", content=png).status_code == 200
+
+
+def test_models_health_page_and_openapi(service: Running) -> None:
+    models = {model["use"]: model for model in service.client.get("/v1/models").json()["models"]}
+    assert set(models) >= {"enhance", "parse"}
+    info = service.store.info("enhancement")
+    for key in ("name", "version", "licence", "sha256", "metrics"):
+        assert models["enhance"][key] == info[key]
+    health = service.client.get("/healthz")
+    assert health.status_code == 200
+    assert health.json()["status"] == "ok"
+    assert set(health.json()["deployments"]) >= {"ingress", "detector", "enhancer", "parser", "fusion"}
+    page = service.client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    # The page loads nothing from elsewhere.
+    assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", page.text)
+    assert service.client.get("/docs").status_code == 200
+    paths: dict[str, Any] = service.client.get("/openapi.json").json()["paths"]
+    assert set(paths) == {
+        "/v1/process",
+        "/v1/enhance",
+        "/v1/detect",
+        "/v1/parse",
+        "/v1/reports/{identifier}",
+        "/v1/models",
+        "/healthz",
+    }
+    assert "multipart/form-data" in paths["/v1/enhance"]["post"]["requestBody"]["content"]

@@ -1,0 +1,112 @@
+"""Settings, the config file and the command line's refusals, without Ray."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rayface.errors import RayfaceError
+from serve.__main__ import check_port, main, read_config
+from serve.settings import Settings, Stage, preset, settings_from
+
+CONFIG = Path(__file__).resolve().parents[2] / "serve" / "config.yaml"
+
+
+def test_settings_from_nothing_are_the_laptop_preset() -> None:
+    assert settings_from({}) == preset("laptop") == Settings()
+
+
+def test_settings_keep_the_presets_other_values() -> None:
+    settings = settings_from(
+        {"preset": "gpu", "steps": "enhance", "step": {"max_replicas": 3}, "timeout_s": 5}
+    )
+    assert settings.step == Stage(
+        max_replicas=3, num_cpus=1, num_gpus=0.25, max_batch=32, threads=1
+    )  # the rest is the preset's
+    assert settings.step.device == "cuda"
+    assert settings.fusion.device == "cpu"
+    assert (settings.steps, settings.timeout_s) == (("enhance",), 5.0)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"stepz": ["enhance"]}, "stepz.*known: .*steps"),
+        ({"step": {"replicas": 2}}, "replicas.*known: .*max_replicas"),
+        ({"timeout_s": "soon"}, "timeout_s.*soon"),
+        ({"timeout_s": 0}, "timeout_s is 0.*above 0"),
+        ({"preset": "laptop2"}, "laptop2.*laptop, gpu"),
+        ({"detector": {"min_replicas": 3, "max_replicas": 2}}, "detector: min_replicas is 3, max_replicas 2"),
+        ({"parser": {"max_batch": 0}}, "parser: max_batch"),
+        ({"steps": []}, "steps is empty"),
+    ],
+)
+def test_wrong_settings_are_named(args: dict[str, object], message: str) -> None:
+    with pytest.raises(RayfaceError, match=message):
+        settings_from(args)
+
+
+def test_config_yaml_is_valid_for_serve_and_gives_settings() -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    schema = ServeDeploySchema.model_validate(yaml.safe_load(CONFIG.read_text()))
+    assert schema.applications[0].import_path == "serve.app:build"
+    assert schema.logging_config is not None
+    args, http = read_config(str(CONFIG))
+    settings = settings_from(args)
+    assert settings.steps == ("enhance",)
+    assert http["port"] == 8000
+    assert http["request_timeout_s"] > settings.timeout_s
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "No such file"),
+        ("a: [", "not a Serve config file"),
+        ("applications: 3", "not a Serve config file"),
+        ("applications: [{name: x, import_path: other:app}]", "one application, serve.app:build"),
+        (
+            "applications: [{name: x, import_path: 'serve.app:build', deployments: [{name: parser}]}]",
+            "one application, serve.app:build",
+        ),
+    ],
+)
+def test_config_refusals(text: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(RayfaceError, match=message):
+        read_config(str(path))
+
+
+@pytest.fixture
+def busy_port() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def test_a_busy_port_is_an_error(busy_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RayfaceError, match=f"127.0.0.1 port {busy_port}: Address already in use"):
+        check_port("127.0.0.1", busy_port)
+    assert main(["--port", str(busy_port)]) == 2
+    assert "Address already in use" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--port", "70000"], "70000"),
+        (["--preset", "huge"], "huge"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_command_line_refusals(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err

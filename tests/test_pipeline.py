@@ -1,0 +1,254 @@
+"""The stages of a request in one process, with the real detector, tiny models and drawn photos."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scenes import scene
+from tiny_models import save_tiny_models
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
+
+from rayface.errors import RayfaceError
+from rayface.pipeline import (
+    CROP_SIZE,
+    Params,
+    Pipeline,
+    Work,
+    check_params,
+    detect_faces,
+    fuse,
+    parse_faces,
+    run_step,
+)
+from rayface.store import ModelStore
+
+
+class Blur:
+    """A step that makes faces less sharp; what a sharpening step must not do."""
+
+    size = CROP_SIZE
+    model = "blur@1"
+
+    def __init__(self, name: str = "blur", sharpens: bool = False) -> None:
+        self.name, self.sharpens = name, sharpens
+
+    def __call__(self, crops: Tensor, params: Mapping[str, Any]) -> Tensor:
+        return interpolate(avg_pool2d(crops.float(), 8), scale_factor=8.0, mode="bilinear").to(torch.uint8)
+
+
+class Brighten:
+    """A step at a size of its own that adds 20 to every pixel."""
+
+    name, sharpens, model = "brighten", False, "brighten@1"
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.seen: list[tuple[int, ...]] = []
+
+    def __call__(self, crops: Tensor, params: Mapping[str, Any]) -> Tensor:
+        self.seen.append(tuple(crops.shape))
+        return (crops.float() + 20).clamp(0, 255).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
+    return save_tiny_models(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def pipeline(store: ModelStore) -> Pipeline:
+    """The store's enhancer and parser, and beside them steps whose effect is known."""
+    made = Pipeline.from_store(store)
+    steps = {
+        **made.steps,
+        "blur": Blur(),
+        "sharpen": Blur("sharpen", sharpens=True),
+        "brighten": Brighten(64),
+    }
+    return Pipeline(made.detector, steps, made.parser, max_faces=8)
+
+
+def test_process_changes_faces_and_reports(pipeline: Pipeline) -> None:
+    photo = scene(0)
+    kept = photo.clone()
+    result = pipeline.process(photo, ["brighten"])
+    assert torch.equal(photo, kept), "the input was written to"
+    assert result.photo.shape == photo.shape
+    assert result.photo.dtype == torch.uint8
+    report = result.report
+    assert report.changed == len(report.faces) == 1
+    face = report.faces[0]
+    assert (face.steps, face.skipped) == (["brighten"], [])
+    left, top, right, bottom = (round(value) for value in face.box)
+    difference = (result.photo.float() - photo.float())[:, top:bottom, left:right]
+    assert difference.max() > 5
+    # The face's own square, grown by half, bounds everything that may change.
+    outside = torch.ones(photo.shape[1:], dtype=torch.bool)
+    x, y = (left + right) // 2, (top + bottom) // 2
+    reach = round(face.size * 0.75)
+    outside[max(0, y - reach) : y + reach, max(0, x - reach) : x + reach] = False
+    assert outside.any()
+    assert torch.equal(result.photo[:, outside], photo[:, outside])
+    assert set(report.timings_ms) == {"detect", "brighten", "parse", "fuse"}
+    assert report.models["parse"] == "parsing@1"
+    assert report.models["brighten"] == "brighten@1"
+    assert json.loads(json.dumps(dataclasses.asdict(report)))["faces"][0]["size"] == face.size
+
+
+def test_the_stores_enhancer_runs(pipeline: Pipeline) -> None:
+    report = pipeline.process(scene(0), ["enhance"]).report
+    assert report.models["enhance"] == "enhancement@1"
+    face = report.faces[0]
+    assert face.steps == ["enhance"] or face.skipped[0]["step"] == "enhance"
+
+
+def test_a_photo_without_faces_comes_back_unchanged(pipeline: Pipeline) -> None:
+    photo = torch.full((3, 90, 160), 128, dtype=torch.uint8)
+    result = pipeline.process(photo, ["enhance", "brighten"])
+    assert torch.equal(result.photo, photo)
+    assert (result.report.faces, result.report.changed) == ([], 0)
+    assert result.report.notes == ["No face was found; the photo is unchanged."]
+
+
+def test_a_sharpening_step_that_blurs_is_left_out_and_reported(pipeline: Pipeline) -> None:
+    photo = scene(0)
+    result = pipeline.process(photo, ["sharpen"])
+    assert torch.equal(result.photo, photo)
+    assert result.report.faces[0].steps == []
+    assert result.report.faces[0].skipped == [
+        {"step": "sharpen", "reason": "the face is already sharper than the step's output"}
+    ]
+    assert result.report.notes == ["No face was changed; the photo is unchanged."]
+    # The same network as an ordinary step is applied.
+    assert pipeline.process(photo, ["blur"]).report.faces[0].steps == ["blur"]
+    # A step that is left out does not stop the next one.
+    chain = pipeline.process(photo, ["sharpen", "brighten"]).report
+    assert chain.faces[0].steps == ["brighten"]
+    assert chain.changed == 1
+
+
+def test_strength_blends_and_0_leaves_the_photo(pipeline: Pipeline) -> None:
+    photo = scene(0)
+    nothing = pipeline.process(photo, ["brighten"], {"strength": 0})
+    assert torch.equal(nothing.photo, photo)
+    assert nothing.report.faces[0].skipped == [{"step": "brighten", "reason": "strength is 0"}]
+    full = (pipeline.process(photo, ["brighten"]).photo.float() - photo).sum()
+    half = (pipeline.process(photo, ["brighten"], {"strength": "0.5"}).photo.float() - photo).sum()
+    assert 0.4 * full < half < 0.6 * full
+
+
+def test_a_smaller_native_size_keeps_the_crops_detail() -> None:
+    """Brightening at 64 px adds the same 20 to a 256-px crop as at 256 px: only the change is resized."""
+    rng = np.random.default_rng(0)
+    crops = rng.integers(0, 230, (2, 3, CROP_SIZE, CROP_SIZE), dtype=np.uint8)
+    work = works_of(crops)
+    step = Brighten(64)
+    (after,) = run_step(step, [work], [Params()])
+    assert step.seen == [(2, 3, 64, 64)]
+    assert np.array_equal(after.crops, crops + 20)
+    assert np.array_equal(work.crops, crops), "the input was written to"
+
+
+def works_of(crops: np.ndarray) -> Work:
+    """A work as it arrives from Ray: read-only arrays."""
+    from rayface.pipeline import FaceReport
+
+    crops.flags.writeable = False
+    count = len(crops)
+    matrices = np.tile(np.eye(2, 3, dtype=np.float32), (count, 1, 1))
+    matrices.flags.writeable = False
+    faces = [FaceReport([0, 0, 1, 1], [], 1.0, 256.0) for _ in range(count)]
+    return Work(CROP_SIZE, CROP_SIZE, crops, crops, matrices, faces, [], np.zeros(count, bool))
+
+
+def test_common_batches_give_what_each_photo_alone_gives(pipeline: Pipeline) -> None:
+    """Read-only works with 0, 1 and 19 faces (one forward holds 16), of which one has its own strength."""
+    rng = np.random.default_rng(1)
+    small = rng.integers(0, 255, (20, 3, 16, 16), dtype=np.uint8)
+    crops = small.repeat(16, 2).repeat(16, 3)
+    works = [works_of(part.copy()) for part in (crops[:0], crops[:1], crops[1:])]
+    params = [Params(), Params(0.5), Params()]
+    for name in ("enhance", "brighten"):
+        step = pipeline.steps[name]
+        together = parse_faces(pipeline.parser, run_step(step, works, params))
+        for index, work in enumerate(works):
+            alone = parse_faces(pipeline.parser, run_step(step, [work], [params[index]]))[0]
+            assert np.array_equal(together[index].crops, alone.crops)
+            assert np.array_equal(together[index].masks, alone.masks)
+            assert together[index].faces == alone.faces
+
+
+def test_the_largest_face_or_at_most_max_faces(pipeline: Pipeline) -> None:
+    photo = scene(1, faces=2)
+    both = pipeline.process(photo, ["brighten"]).report
+    assert both.changed == len(both.faces) == 2
+    sizes = sorted(face.size for face in both.faces)
+    largest = pipeline.process(photo, ["brighten"], {"faces": "largest"}).report
+    assert [(face.size, face.steps) for face in largest.faces] == [(sizes[1], ["brighten"]), (sizes[0], [])]
+    assert largest.faces[1].skipped == [{"step": "all", "reason": "not the largest face"}]
+    (work,) = detect_faces(pipeline.detector, [photo], [Params()], max_faces=1)
+    assert len(work.faces) == len(work.crops) == 1
+    assert work.others[0].skipped == [{"step": "all", "reason": "more than 1 faces in the photo"}]
+
+
+def test_detecting_several_photos_together(pipeline: Pipeline) -> None:
+    photos = [scene(0), torch.zeros(3, 60, 80, dtype=torch.uint8), scene(2)]
+    works = detect_faces(pipeline.detector, photos, [Params()] * 3, max_faces=4)
+    assert [len(work.faces) for work in works] == [1, 0, 1]
+    for photo, work in zip(photos, works, strict=True):
+        (alone,) = detect_faces(pipeline.detector, [photo], [Params()], max_faces=4)
+        assert (work.height, work.width) == photo.shape[1:]
+        assert np.array_equal(work.crops, alone.crops)
+
+
+def test_parse_every_face(pipeline: Pipeline) -> None:
+    (work,) = detect_faces(pipeline.detector, [scene(0)], [Params()], max_faces=4)
+    (unchanged,) = parse_faces(pipeline.parser, [work])
+    (parsed,) = parse_faces(pipeline.parser, [work], [True])
+    assert unchanged.masks is not None
+    assert parsed.masks is not None
+    assert unchanged.masks.max() == 0
+    assert parsed.masks.shape == (1, CROP_SIZE, CROP_SIZE)
+    assert parsed.masks.max() > 0
+    assert fuse(scene(0), unchanged, ["x"]).report.steps == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "params", "message"),
+    [
+        (["beautify"], {}, "'beautify'; known steps: .*brighten.*enhance"),
+        ([], {}, "No step is given; known steps"),
+        (["enhance", "enhance"], {}, "'enhance' is given twice"),
+        (["enhance"], {"strengh": 1}, "'strengh'; known: strength, faces"),
+        (["enhance"], {"strength": 1.5}, "strength is 1.5"),
+        (["enhance"], {"strength": float("nan")}, "strength is nan"),
+        (["enhance"], {"strength": "much"}, "strength is 'much'"),
+        (["enhance"], {"strength": None}, "strength is None"),
+        (["enhance"], {"faces": "two"}, "faces is 'two'.*all, largest"),
+    ],
+)
+def test_wrong_requests_name_the_way_out(
+    pipeline: Pipeline, steps: list[str], params: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RayfaceError, match=message):
+        pipeline.process(torch.zeros(3, 32, 32, dtype=torch.uint8), steps, params)
+
+
+def test_params_from_text() -> None:
+    assert check_params({"strength": "0.25", "faces": "largest"}) == Params(0.25, "largest")
+    assert check_params({}) == Params(1.0, "all")
+
+
+def test_from_store_refusals(store: ModelStore, tmp_path: Path) -> None:
+    with pytest.raises(RayfaceError, match=r"'beautify9'; known steps: .*enhance"):
+        Pipeline.from_store(store, ["beautify9"])
+    with pytest.raises(RayfaceError, match=r"no model 'enhancement@7'.*enhancement"):
+        Pipeline.from_store(store, models={"enhance": "enhancement@7"})
+    with pytest.raises(RayfaceError, match="no model"):
+        Pipeline.from_store(ModelStore(tmp_path / "empty"))
