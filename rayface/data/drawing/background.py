@@ -29,8 +29,9 @@ def draw_background(canvas: Canvas, rng: np.random.Generator) -> None:
 def _gradient(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
     """Four random corner colours, blended."""
     grey = rng.uniform(20, 235)
-    spread = rng.choice([10, 40, 90])
-    corners = np.clip(grey + rng.normal(0, spread, 3) + rng.normal(0, spread / 2, (2, 2, 3)), 5, 250)
+    spread = rng.choice([8, 20, 45])
+    fall = rng.normal(0, 30, (2, 2, 1))
+    corners = np.clip(grey + fall + rng.normal(0, spread, 3) + rng.normal(0, spread / 2, (2, 2, 3)), 5, 250)
     return Image.fromarray(corners.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
 
 
@@ -38,10 +39,11 @@ def _clutter(picture: Image.Image, rng: np.random.Generator) -> None:
     """Boxes, discs, bars and frames at random places, partly like windows, shelves and lights."""
     draw = ImageDraw.Draw(picture)
     width, height = picture.size
+    chroma = rng.choice([8, 20, 50])
     for _ in range(rng.integers(3, 22)):
         x, y = rng.uniform(-0.2, 1.1) * width, rng.uniform(-0.2, 1.1) * height
         w, h = rng.beta(1, 3, 2) * (width, height) * 0.8 + 1
-        tone = tuple(int(c) for c in np.clip(rng.normal(rng.uniform(20, 235), 45, 3), 0, 255))
+        tone = tuple(int(c) for c in np.clip(rng.normal(rng.uniform(20, 235), chroma, 3), 0, 255))
         shape = rng.integers(5)
         if shape == 0:
             draw.ellipse((x, y, x + w, y + w), fill=tone)

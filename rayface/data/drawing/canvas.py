@@ -6,6 +6,8 @@ light. Colours are kept as the square of the sRGB value (a cheap stand-in for li
 """
 
 import functools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,23 +90,29 @@ class Canvas:
         self.facial_hair = np.zeros((height, width), bool)
 
     def _box(self, points: Array, margin: float) -> tuple[int, int, int, int]:
-        x0, y0 = np.floor(points.min(0) - margin).astype(int)
-        x1, y1 = np.ceil(points.max(0) + margin).astype(int) + 1
-        clip_x, clip_y = (lambda v: min(max(int(v), 0), self.width)), (lambda v: min(max(int(v), 0), self.height))
-        return clip_x(x0), clip_y(y0), clip_x(x1), clip_y(y1)
+        x0, y0 = (points.min(0) - margin).tolist()
+        x1, y1 = (points.max(0) + margin + 2).tolist()
+        width, height = self.width, self.height
+        left, top = min(max(math.floor(x0), 0), width), min(max(math.floor(y0), 0), height)
+        return left, top, min(max(int(x1), 0), width), min(max(int(y1), 0), height)
 
-    def _raster(self, points: Array, margin: float, soft: float, line: float | None) -> Region:
-        x0, y0, x1, y1 = self._box(points, margin + 2 * soft + 1)
+    def _raster(self, curves: Sequence[Array], soft: float, line: float | None) -> Region:
+        x0, y0, x1, y1 = self._box(np.concatenate(curves), (line or 0) + 2 * soft + 1)
         width, height = max(x1 - x0, 1), max(y1 - y0, 1)
         factor = 4 if width * height < 8000 else 2
+        if soft > 1.5:
+            factor = 1 if line is None or line > 3 else 2  # the blur hides the steps
         bitmap = Image.new("L", (width * factor, height * factor))
-        vertices = ((points - (x0, y0) + 0.5) * factor - 0.5).ravel().tolist()
         draw = ImageDraw.Draw(bitmap)
-        if line is None:
-            draw.polygon(vertices, fill=255)
-        else:
-            draw.line(vertices, fill=255, width=max(round(line * factor), 1), joint="curve")
-        bitmap = bitmap.reduce(factor)
+        for points in curves:
+            vertices = ((points - (x0, y0) + 0.5) * factor - 0.5).ravel().tolist()
+            if line is None:
+                draw.polygon(vertices, fill=255)
+            else:
+                thickness = max(round(line * factor), 1)
+                draw.line(vertices, fill=255, width=thickness, joint="curve" if thickness > 5 else None)
+        if factor > 1:
+            bitmap = bitmap.reduce(factor)
         if soft > 0:
             bitmap = bitmap.filter(ImageFilter.GaussianBlur(soft))
         alpha = np.asarray(bitmap, np.float32) * np.float32(1 / 255)
@@ -114,11 +122,11 @@ class Canvas:
 
     def polygon(self, points: Array, soft: float = 0.0) -> Region:
         """The inside of the outline `points` [n, 2] (pixels, x y), with edges blurred by `soft` pixels."""
-        return self._raster(points, 0, soft, None)
+        return self._raster([points], soft, None)
 
-    def line(self, points: Array, width: float, soft: float = 0.0) -> Region:
-        """A line of `width` pixels along `points` [n, 2]."""
-        return self._raster(points, width, soft, width)
+    def line(self, points: Array | Sequence[Array], width: float, soft: float = 0.0) -> Region:
+        """A line of `width` pixels along `points` [n, 2], or several lines."""
+        return self._raster([points] if isinstance(points, np.ndarray) else points, soft, width)
 
     def blob(self, centre: Array, sigma_x: float, sigma_y: float) -> Region:
         """A Gaussian spot of height 1."""

@@ -21,33 +21,38 @@ def draw_features(s: Sitter) -> None:
     _mouth(s)
 
 
-def _soft_line(s: Sitter, points: list[tuple[float, float]], width: float, amount: float) -> None:
-    """A crease: less light along a curve on the face (eye distances)."""
-    curve = s.view.on_face(smooth(np.array(points), 5, closed=False), 0.02)
-    crease = s.canvas.line(curve, max(width * s.unit, 0.5), width * s.unit)
+Curve = list[tuple[float, float]]
+
+
+def _creases(s: Sitter, curves: list[Curve], width: float, amount: float) -> None:
+    """Less light along curves on the face (eye distances)."""
+    placed = [s.view.on_face(smooth(np.array(points), 5, closed=False), 0.02) for points in curves]
+    crease = s.canvas.line(placed, max(width * s.unit, 0.5), width * s.unit)
     s.canvas.shade(crease.within(s.face), amount)
+
+
+def _both_sides(curve: Curve) -> list[Curve]:
+    return [curve, [(-x, y) for x, y in curve]]
 
 
 def _age_lines(s: Sitter) -> None:
     who, smile = s.who, max(s.look.smile, 0.0)
     fold = 0.08 + 0.35 * who.age + 0.35 * smile
-    for m in (-1, 1):
-        x = 0.27 * who.nose_width
-        _soft_line(s, [(m * x, 0.62), (m * 0.42, 0.8), (m * (0.5 + 0.05 * smile), 1.0)], 0.045, fold)
-        if who.bags:
-            _soft_line(s, [(m * 0.28, 0.14), (m * 0.45, 0.23), (m * 0.68, 0.17)], 0.05, 0.5)
-            _soft_line(s, [(m * 0.3, 0.1), (m * 0.46, 0.16), (m * 0.66, 0.12)], 0.06, 0.2)
-        if who.age > 0.45:
-            for end in (-0.08, 0.0, 0.1):
-                _soft_line(s, [(m * 0.8, 0.0), (m * 0.94, end)], 0.02, 0.35 * who.age)
-        if who.fullness > 0.7:
-            y = chin(who, s.look)
-            curve = smooth(np.array([(-0.5, y - 0.05, 0.3), (0, y + 0.17, 0.5), (0.5, y - 0.05, 0.3)]), 6, closed=False)
-            below = s.canvas.line(s.view.project(curve), 0.04 * s.unit, 0.03 * s.unit)
-            s.canvas.shade(below, 0.25)
+    x = 0.27 * who.nose_width
+    _creases(s, _both_sides([(x, 0.62), (0.42, 0.8), (0.5 + 0.05 * smile, 1.0)]), 0.045, fold)
+    if who.bags:
+        _creases(s, _both_sides([(0.28, 0.14), (0.45, 0.23), (0.68, 0.17)]), 0.05, 0.5)
+    if who.age > 0.45:
+        feet = [curve for end in (-0.08, 0.0, 0.1) for curve in _both_sides([(0.8, 0.0), (0.94, end)])]
+        _creases(s, feet, 0.02, 0.35 * who.age)
+    if who.fullness > 0.7:
+        y = chin(who, s.look)
+        curve = smooth(np.array([(-0.5, y - 0.05, 0.3), (0, y + 0.17, 0.5), (0.5, y - 0.05, 0.3)]), 6, closed=False)
+        below = s.canvas.line(s.view.project(curve), 0.04 * s.unit, 0.03 * s.unit)
+        s.canvas.shade(below, 0.45)
     if who.age > 0.5 or s.look.brow_raise > 0.05:
-        for y in (-0.62, -0.76, -0.9):
-            _soft_line(s, [(-0.5, y + 0.03), (0, y - 0.02), (0.5, y + 0.03)], 0.025, 0.1 + 0.3 * who.age)
+        forehead: list[Curve] = [[(-0.5, y + 0.03), (0, y - 0.02), (0.5, y + 0.03)] for y in (-0.62, -0.76, -0.9)]
+        _creases(s, forehead, 0.025, 0.1 + 0.3 * who.age)
 
 
 def _nose(s: Sitter) -> None:
@@ -81,7 +86,7 @@ def _eye(s: Sitter, side: int) -> None:
     half = 0.245 * who.eye_size
     opening = who.eye_open * look.eyes
     squeeze = 1 - 0.3 * max(look.smile, 0)
-    up, low = 0.12 * opening, 0.075 * opening * squeeze
+    up, low = 0.11 * opening, 0.066 * opening * squeeze
     y0 = s.shift(0 if side < 0 else 1)
     t = np.linspace(-1, 1, 13)  # from the inner to the outer corner
     base = 0.03 - t * (0.012 + 0.022 * who.eye_tilt)
@@ -101,15 +106,16 @@ def _eye(s: Sitter, side: int) -> None:
     lower_crease = place(x[2:-1], lower[2:-1] + 0.05)
     s.canvas.shade(s.canvas.line(lower_crease, 0.025 * u, 0.025 * u), 0.16 + 0.2 * max(look.smile, 0))
 
-    white = colour(226, 220, 216)
+    white = colour(222, 212, 206)
     s.canvas.paint(eye, white, label=PARSING_ID["l_eye" if side > 0 else "r_eye"], gloss=0.0)
-    s.canvas.light[eye.window] += eye.alpha * (0.45 * s.canvas.light[eye.window] + 0.42 - s.canvas.light[eye.window])
+    light = s.canvas.light[eye.window]
+    light += eye.alpha * (0.38 - 0.5 * light)  # the eye lies deep: half of the light, and some from everywhere
     for corner in (-1, 1):
         rim = s.canvas.blob(s.view.at(side * (0.5 + corner * half * 0.95), 0.02 + y0, -0.08), 0.045 * u, 0.045 * u)
         s.canvas.tint(rim.within(eye), np.array([0.75, 0.5, 0.48], np.float32), 0.8)
-    _iris(s, eye, s.view.at(side * 0.5 + 0.07 * look.gaze[0], -0.02 + y0 + 0.04 * look.gaze[1], -0.08))
+    _iris(s, eye, s.view.at(side * 0.5 + 0.07 * look.gaze[0], -0.025 + y0 + 0.03 * look.gaze[1], -0.08))
     lid_shadow = s.canvas.line(upper_px + (0, 0.025 * u), 0.05 * u, 0.02 * u)
-    s.canvas.shade(lid_shadow.within(eye), 0.55)
+    s.canvas.shade(lid_shadow.within(eye), 0.65)
 
     lash = colour(26, 18, 16)
     thick = 0.026 + (0.018 if look.makeup else 0) + (0.008 if not who.male else 0)
@@ -123,9 +129,9 @@ def _iris(s: Sitter, eye: Region, centre: Array) -> None:
     angle = np.linspace(0, 2 * np.pi, 18, endpoint=False)
     ring = np.column_stack([np.cos(angle), np.sin(angle)])
     base = colour(*s.who.eye_colour)
-    iris = s.canvas.polygon(centre + ring * 0.112 * u).within(eye)
+    iris = s.canvas.polygon(centre + ring * 0.118 * u).within(eye)
     s.canvas.paint(iris, base * 0.45)
-    s.canvas.paint(s.canvas.polygon(centre + ring * 0.09 * u).within(eye), base)
+    s.canvas.paint(s.canvas.polygon(centre + ring * 0.095 * u).within(eye), base)
     s.canvas.paint(s.canvas.blob(centre + (0, 0.035 * u), 0.04 * u, 0.03 * u).within(iris), base * 1.8, opacity=0.8)
     s.canvas.paint(s.canvas.polygon(centre + ring * 0.044 * u).within(eye), colour(10, 8, 8))
     glint = centre + np.array([0.035 * np.sign(np.sin(s.look.light_azimuth)), -0.035]) * u
@@ -138,21 +144,22 @@ def _brow(s: Sitter, side: int) -> None:
     y0 = -0.3 * who.brow_height - look.brow_raise + s.shift(5 if side > 0 else 0, 0.03)
     arch = 0.03 + 0.1 * who.brow_arch
     spine = smooth(np.array([(0.2, y0 + 0.01), (0.42, y0 - 0.4 * arch), (0.64, y0 - arch), (0.86, y0 - 0.15 * arch)]), 5, False)
-    thickness = (0.035 + 0.062 * who.brow_weight) * np.interp(spine[:, 0], [0.2, 0.3, 0.6, 0.87], [0.75, 1, 0.85, 0.15])
+    thickness = (0.028 + 0.052 * who.brow_weight) * np.interp(spine[:, 0], [0.2, 0.3, 0.6, 0.87], [0.75, 1, 0.85, 0.15])
     edge = np.concatenate([spine - np.column_stack([0 * thickness, thickness]),
                            (spine + np.column_stack([0 * thickness, thickness]))[::-1]])  # fmt: skip
     points = s.view.on_face(edge * (side, 1), 0.03)
-    region = s.canvas.polygon(points, soft=0.012 * u).within(s.face)
+    region = s.canvas.polygon(points, soft=0.028 * u).within(s.face)
     dark = colour(*HAIR_COLOURS[who.hair_colour]) * (0.35 if who.hair_colour in {"Blond_Hair", "Gray_Hair", "Red"} else 0.7)
-    density = 0.55 + 0.35 * who.brow_weight
+    density = 0.5 + 0.35 * who.brow_weight
     s.canvas.paint(region, dark, opacity=density, label=PARSING_ID["l_brow" if side > 0 else "r_brow"], gloss=0.0)
     count = 14
     at = np.linspace(0, len(spine) - 1, count).astype(int)
     lean = np.interp(np.linspace(0, 1, count), [0, 0.3, 1], [0.3, 1.0, 1.4])
     reach = np.column_stack([0.07 * lean, -0.8 * thickness[at] + 0.05 * (lean - 0.8)])
     roots = spine[at] + np.column_stack([0 * at, 0.5 * thickness[at]])
-    for start, end in zip(s.view.on_face(roots * (side, 1), 0.03), s.view.on_face((roots + reach) * (side, 1), 0.03), strict=True):
-        s.canvas.paint(s.canvas.line(np.stack([start, end]), 0.014 * u).within(region), dark * 0.5, opacity=0.6)
+    tips = s.view.on_face((roots + reach) * (side, 1), 0.03)
+    strokes = np.stack([s.view.on_face(roots * (side, 1), 0.03), tips], 1)
+    s.canvas.paint(s.canvas.line(list(strokes), 0.014 * u).within(region), dark * 0.5, opacity=0.6)
 
 
 def _mouth(s: Sitter) -> None:
@@ -205,9 +212,9 @@ def _teeth(s: Sitter, inside: Region, x: Array, inner_top: Array, gap: float) ->
     points = np.concatenate([np.column_stack([x[keep] * 0.95, inner_top[keep] - 0.03]), edge[::-1]])
     row = s.canvas.polygon(s.view.on_face(points, 0.02)).within(inside)
     s.canvas.paint(row, colour(232, 224, 210), light=0.85, opacity=0.96)
-    for at in (-0.26, -0.15, -0.05, 0.05, 0.15, 0.26):
-        split = s.view.on_face(np.array([(at, inner_top.mean() - 0.05), (at, inner_top.mean() + height + 0.05)]), 0.02)
-        s.canvas.shade(s.canvas.line(split, 0.012 * s.unit).within(row), 0.25)
+    y0, y1 = inner_top.mean() - 0.05, inner_top.mean() + height + 0.05
+    splits = [s.view.on_face(np.array([(at, y0), (at, y1)]), 0.02) for at in (-0.26, -0.15, -0.05, 0.05, 0.15, 0.26)]
+    s.canvas.shade(s.canvas.line(splits, 0.012 * s.unit).within(row), 0.25)
     for m in (-1, 1):
         dark = s.canvas.blob(s.view.at(m * 0.36, float(inner_top.mean())), 0.1 * s.unit, 0.2 * s.unit)
         s.canvas.shade(dark.within(inside), 0.55)

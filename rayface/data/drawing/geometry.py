@@ -12,7 +12,7 @@ import numpy as np
 
 Array = np.ndarray
 
-HEAD_RADII = np.array([1.22, 1.85, 1.2])
+HEAD_RADII = np.array([1.22, 1.85, 1.05])
 HEAD_CENTRE = np.array([0.0, 0.12, 0.0])
 CAMERA_DISTANCE = 9.0
 

@@ -43,7 +43,7 @@ def _strands(s: Sitter, region: Region, around_crown: bool) -> Array:
 def _ragged(s: Sitter, region: Region, strands: Array, rough: float) -> Region:
     """The shape with its edges broken up by strands; `region` must have been drawn softly."""
     gain = 1.0 / max(rough, 0.08)
-    alpha = np.clip((region.alpha - 0.5 + 0.22 * rough * strands) * gain * 2.2 + 0.5, 0, 1)
+    alpha = np.clip((region.alpha - 0.5 + 0.22 * rough * np.clip(strands, -1.8, 1.8)) * gain * 2.2 + 0.5, 0, 1)
     return Region(region.top, region.left, alpha.astype(np.float32))
 
 
@@ -58,7 +58,8 @@ def _paint_hair(s: Sitter, points: Array, *, around_crown: bool, depth: float = 
     strands = _strands(s, soft, around_crown)
     region = _ragged(s, soft, strands, rough)
     height, width = region.alpha.shape
-    tone = hair_colour(s) * np.maximum(1 + (0.16 + 0.1 * s.who.hair_wave) * strands[..., None], 0.25)
+    depth_of_strands = 0.1 if s.who.hair_colour == "Gray_Hair" else 0.17
+    tone = hair_colour(s) * np.maximum(1 + depth_of_strands * strands[..., None], 0.25)
     y, x = np.ogrid[region.top : region.top + height, region.left : region.left + width]
     centre = s.view.project(np.array([[0, -0.4, 0.0]]))[0]
     dx, dy = (x - centre[0]) / u, (y - centre[1]) / u
@@ -121,13 +122,16 @@ def draw_front_hair(s: Sitter) -> None:
     v = VOLUME[style] + (0.08 * s.who.hair_wave if style not in {"buzz", "receding", "tied"} else 0)
     low = 0.28 if style in {"short", "parted", "buzz", "receding"} else 0.1
     lean = 0.12 * np.sign(s.who.displacement[3]) if style == "parted" else 0.0
-    side = [(1.04 * w, low), (1.1 * w + 0.3 * v, -0.15), (1.14 * w + 0.7 * v, -0.65), (1.0 * w + 0.8 * v, -1.15 - 0.6 * v)]
-    top = [(0.58, -1.48 - v), (0, -1.58 - v)]
+    side = [(1.04 * w, low), (1.1 * w + 0.3 * v, -0.15), (1.14 * w + 0.7 * v, -0.65), (0.95 * w + 0.8 * v, -1.1 - 0.6 * v)]
+    top = [(0.55, -1.5 - v), (0, -1.64 - v)]
     outer = np.array([*[(-x, y) for x, y in (*side, top[0])], top[1], top[0], *side[::-1]])
     outer[:, 1] -= lean * outer[:, 0]
     outer3 = np.column_stack([smooth(outer, 4, closed=False), np.zeros((len(outer) - 1) * 4 + 1)])
     inner = smooth(_hairline(s), 4, closed=False)
-    points = np.concatenate([s.view.project(outer3), s.view.project(np.column_stack([inner, surface_depth(inner) + 0.03]))])
+    # Towards the ears the edge goes back with the side of the head, or it would leave a turned head.
+    back = np.clip((np.abs(inner[:, 0]) / w - 0.55) / 0.4, 0, 1)
+    depth = (surface_depth(inner) + 0.03) * (1 - back) + 0.1 * back
+    points = np.concatenate([s.view.project(outer3), s.view.project(np.column_stack([inner, depth]))])
     _paint_hair(s, points, around_crown=True, shadow=0.15 if style in {"buzz", "receding"} else 0.4)
     if style in {"long", "bob"}:
         _locks(s, v)
@@ -159,7 +163,7 @@ def _beard_shapes(s: Sitter) -> list[Array]:
     moustache = np.array([(0, 0.8), (0.2, 0.78), (0.4, 0.88 - lift), (0.54, 1.1 - lift), (0.46, 1.12 - lift), (0.3, 1.0), (0, lip + 0.08)])
     patch = np.array([(0, 1.25), (0.18, 1.22), (0.34, 1.3), (0.4, bottom - 0.25), (0.25, bottom + 0.1), (0, bottom + 0.1)])
     beard = np.array([
-        (0, 0.8), (0.2, 0.78), (0.45, 0.86 - lift), (0.62, 0.92 - lift), (0.78, 0.62), (0.88, 0.2), (0.92, -0.1), (1.2, -0.1),
+        (0, 0.8), (0.2, 0.78), (0.45, 0.86 - lift), (0.62, 0.92 - lift), (0.8, 0.68), (0.93, 0.25), (0.95, -0.1), (1.2, -0.1),
         (1.25, 0.6), (1.1, 1.2), (0.8, bottom), (0.4, bottom + 0.15), (0, bottom + 0.15),
     ])  # fmt: skip
     if style in {"full", "stubble"}:
@@ -177,14 +181,15 @@ def draw_facial_hair(s: Sitter) -> None:
     base = hair_colour(s) * (0.75 if s.who.hair_colour in {"Blond_Hair", "Gray_Hair"} else 0.55)
     for half in _beard_shapes(s):
         flat = mirrored(half)
-        soft = s.canvas.polygon(s.view.on_face(smooth(flat, 4), 0.02), soft=0.05 * u).within(s.face)
+        soft = s.canvas.polygon(s.view.on_face(smooth(flat, 4), 0.02), soft=0.09 * u).within(s.face)
         height, width = soft.alpha.shape
         noise = cut_texture("grain", s.rng, height, width, zoom=max(u / 70, 0.6))
         streaks = cut_texture("strand", s.rng, height, width, zoom=max(u / 60, 0.6))
         skin = s.canvas.labels[soft.window] == PARSING_ID["skin"]
-        edge = np.clip((soft.alpha - 0.5 + 0.06 * streaks) * 4 + 0.5, 0, 1) * skin
-        cover = np.clip(0.38 + 0.22 * noise, 0, 0.75) if stubble else np.clip(0.82 + 0.12 * noise, 0.3, 0.97)
-        tone = base * np.maximum(1 + 0.25 * streaks[..., None] + 0.1 * noise[..., None], 0.2)
+        edge = np.clip((soft.alpha - 0.5 + 0.05 * streaks + 0.05 * noise) * 2.5 + 0.5, 0, 1) * skin
+        hairs = 0.6 * streaks + 0.6 * noise
+        cover = np.clip(0.36 + 0.12 * hairs, 0.05, 0.7) if stubble else np.clip(0.84 + 0.1 * hairs, 0.4, 0.97)
+        tone = base * np.maximum(1 + 0.22 * hairs[..., None], 0.3)
         region = Region(soft.top, soft.left, (edge * cover).astype(np.float32))
         s.canvas.paint(region, tone, gloss=0.0)
         s.canvas.facial_hair[soft.window] |= edge > 0.5

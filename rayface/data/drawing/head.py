@@ -66,8 +66,8 @@ def outline(who: Identity, look: Look) -> Array:
     """The face's outline in head coordinates, [n, 3], from the hairline's middle clockwise."""
     width, full, bottom = 1.05 * who.width, 0.09 * who.fullness, chin(who, look)
     half = [
-        (0, -1.3, 0.72), (0.5, -1.2, 0.6), (0.86 * who.width, -0.85, 0.35), (width * 0.965, -0.4, 0.18),
-        (width * 0.985, 0.0, 0.12), (width * 0.97 + full * 0.4, 0.42, 0.12), (width * 0.9 * who.jaw + full, 0.85, 0.22),
+        (0, -1.48, 0.3), (0.5, -1.36, 0.3), (0.88 * who.width, -0.95, 0.22), (width * 0.965, -0.4, 0.2),
+        (width * 0.985, 0.0, 0.2), (width * 0.97 + full * 0.4, 0.42, 0.2), (width * 0.9 * who.jaw + full, 0.85, 0.26),
         (width * 0.74 * who.jaw + full * 1.3, 1.22, 0.38), (0.44 * who.chin + full, bottom - 0.17, 0.58),
         (0.2 * who.chin, bottom - 0.03, 0.7), (0, bottom, 0.74),
     ]  # fmt: skip
@@ -125,7 +125,7 @@ def draw_skin(s: Sitter) -> None:
     height, width = region.alpha.shape
     light, gloss = head_light(s, region)
     pores = cut_texture("skin", s.rng, height, width, zoom=max(s.unit / 90, 0.5))
-    strength = 0.012 + 0.05 * s.who.roughness + 0.02 * s.who.age
+    strength = 0.01 + 0.035 * s.who.roughness + 0.015 * s.who.age
     skin = s.skin * (1 + strength * pores[..., None] * np.array([0.6, 1, 1.1], np.float32))
     s.canvas.paint(region, skin, label=PARSING_ID["skin"], light=light, gloss=gloss)
     red = np.array([1.0, 0.8, 0.78], np.float32)
@@ -194,8 +194,8 @@ def head_light(s: Sitter, region: Region) -> tuple[Array, Array]:
     lx = np.sin(s.look.light_azimuth) * np.cos(s.look.light_height)
     ly, lz = -np.sin(s.look.light_height), np.cos(s.look.light_azimuth) * np.cos(s.look.light_height)
     facing = (-slope_x * lx - slope_y * ly + lz) * norm
-    wrap = 0.28
-    light = np.maximum((facing + wrap) / (1 + wrap), 0) * (1.05 + 2.2 * hollow) + 0.05
+    wrap = 0.2
+    light = np.maximum((facing + wrap) / (1 + wrap), 0) * (1.05 + 2.2 * hollow) * (0.62 + 0.38 * np.minimum(1.7 * depth, 1)) + 0.04
     hx, hy, hz = np.array([lx, ly, lz + 1]) / np.sqrt(lx**2 + ly**2 + (lz + 1) ** 2)
     mirror = np.maximum((-slope_x * hx - slope_y * hy + hz) * norm, 0)
     gloss = 0.16 * mirror**28 + 0.03 * mirror**6

@@ -147,7 +147,7 @@ def _hair_habit(rng: np.random.Generator, male: bool, age: float, tone: float) -
 def _hair_colour(rng: np.random.Generator, age: float, tone: float) -> str:
     if rng.random() < max(0.0, age - 0.45) * 1.6:
         return "Gray_Hair"
-    chances = [0.22, 0.34, 0.34, 0.0, 0.1] if tone < 2.5 else [0.68, 0.26, 0.05, 0.0, 0.01]
+    chances = [0.22, 0.34, 0.34, 0.0, 0.1] if tone < 2.5 else [0.72, 0.25, 0.02, 0.0, 0.01]
     return str(rng.choice(list(HAIR_COLOURS), p=chances))
 
 
@@ -170,7 +170,7 @@ def draw_look(rng: np.random.Generator, who: Identity) -> Look:
     if beard != "none" and rng.random() < 0.12:  # shaved this once
         beard = "none"
     return Look(
-        yaw=float(np.clip(rng.normal(0, 0.2), -0.48, 0.48)), pitch=float(np.clip(rng.normal(0, 0.09), -0.22, 0.22)),
+        yaw=float(np.clip(rng.normal(0, 0.15), -0.32, 0.32)), pitch=float(np.clip(rng.normal(0, 0.09), -0.22, 0.22)),
         roll=float(np.clip(rng.normal(0, 0.02), -0.06, 0.06)), smile=smile,
         mouth_open=float(rng.uniform(0.3, 1.0)) if opens else 0.0, eyes=float(np.clip(rng.normal(1, 0.12), 0.7, 1.3)),
         gaze=(float(rng.normal(0, 0.35)), float(rng.normal(0, 0.2))), brow_raise=float(rng.normal(0, 0.03)),
@@ -184,8 +184,8 @@ def draw_look(rng: np.random.Generator, who: Identity) -> Look:
         necklace=bool(rng.random() < (0.05 if who.male else 0.35)),
         clothes=str(rng.choice(clothes, p=[0.35, 0.15, 0.25, 0.25, 0.0] if who.male else [0.35, 0.3, 0.15, 0.0, 0.2])),
         blurry=bool(rng.random() < 0.06),
-        light_azimuth=float(np.clip(rng.normal(0, 0.55), -1.2, 1.2)), light_height=float(rng.uniform(0.1, 0.85)),
-        light_key=float(rng.uniform(0.45, 0.8)), light_colour=(1 + warm, 1.0, 1 - 1.3 * warm),
+        light_azimuth=float(np.clip(rng.normal(0, 0.6), -1.2, 1.2)), light_height=float(rng.uniform(0.15, 0.9)),
+        light_key=float(rng.uniform(0.55, 0.92)), light_colour=(1 + warm, 1.0, 1 - 1.3 * warm),
     )  # fmt: skip
 
 

@@ -55,9 +55,9 @@ def draw_portrait(canvas: Canvas, pixels: Array, who: Identity, look: Look, rng:
 
 def photograph(canvas: Canvas, look: Look, rng: np.random.Generator) -> Array:
     """The finished picture, uint8 [H, W, 3]: light, exposure, lens blur and sensor noise."""
-    key = np.array(look.light_colour, np.float32) * np.float32(1.3 * look.light_key)
+    key = np.array(look.light_colour, np.float32) * np.float32(1.2 * look.light_key)
     ambient = np.float32(1.02 - 0.93 * look.light_key) * np.array([0.98, 1.0, 1.03], np.float32)
-    gain = np.float32(np.clip(rng.normal(1, 0.1), 0.72, 1.22))
+    gain = np.float32(np.clip(rng.normal(0.94, 0.09), 0.7, 1.12))
     picture = canvas.develop(ambient, key)
     picture *= gain
     contrast = np.float32(rng.uniform(0.9, 1.2))

@@ -36,14 +36,15 @@ def _cloth(s: Sitter, points: Array, base: Array, light: float = 0.75) -> Region
 def draw_clothes(s: Sitter) -> None:
     """What is worn on the shoulders, down to well below a crop."""
     kind = s.look.clothes
-    dip = {"crew": 1.98, "vee": 2.6, "shirt": 2.2, "tie": 2.2, "bare": 3.2}[kind]
-    side = 2.2 if kind == "bare" else 0.84
-    start = 2.55 if kind == "bare" else 1.66
+    dip = {"crew": 1.98, "vee": 2.6, "shirt": 2.2, "tie": 2.2, "bare": 3.0}[kind]
+    side, start = 0.84, 1.66
     half = np.array([
         (0, dip, 0.2), (0.4, dip - (0.12 if kind == "crew" else 0.35), 0.15), (side - 0.1, start + 0.08, 0),
-        (side, start, -0.1), (1.5, max(1.88, start), -0.15), (2.1, max(2.05, start), -0.15), (2.6, 2.5, -0.1),
+        (side, start, -0.1), (1.5, 1.88, -0.15), (2.1, 2.05, -0.15), (2.6, 2.5, -0.1),
         (2.9, 5.8, 0), (0, 5.8, 0),
     ])  # fmt: skip
+    if kind == "bare":  # a neckline off the shoulders
+        half = np.array([(0, 3.0, 0.2), (0.9, 2.75, 0.1), (1.6, 2.45, 0), (2.2, 2.3, -0.1), (2.7, 2.7, -0.1), (2.9, 5.8, 0), (0, 5.8, 0)])
     base = _any_colour(s.rng)
     points = smooth(mirrored(half), 3)
     if kind in {"shirt", "tie"}:
@@ -152,7 +153,7 @@ def draw_hat(s: Sitter) -> None:
     rim = np.concatenate([low, low[-2::-1] * (-1, 1)])
     rim3 = np.column_stack([rim, surface_depth(rim) * np.clip(1.25 - np.abs(rim[:, 0]), 0, 1) + 0.05])
     puff = 0.3 if kind == "beanie" else 0.2
-    dome = np.array([(-1.22 * w, -0.7), (-1.18 * w, -1.2), (-0.7, -1.65 - puff), (0, -1.78 - puff), (0.7, -1.65 - puff), (1.18 * w, -1.2), (1.22 * w, -0.7)])
+    dome = np.array([(-1.22 * w, -0.7), (-1.14 * w, -1.2), (-0.72, -1.55 - puff), (0, -1.72 - puff), (0.72, -1.55 - puff), (1.14 * w, -1.2), (1.22 * w, -0.7)])
     points = np.concatenate([s.view.project(np.column_stack([smooth(dome, 5, closed=False), np.zeros(31)])),
                              s.view.project(smooth(rim3, 4, closed=False))])  # fmt: skip
     s.canvas.shade(s.canvas.polygon(points + (0, 0.14 * s.unit), 0.08 * s.unit).within(s.face), 0.45)
