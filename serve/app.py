@@ -104,7 +104,8 @@ def _deploy(cls: Any, name: str, settings: Settings, stage: Stage) -> Deployment
         "max_queued_requests": 4 * settings.max_in_flight,
         "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=settings.retry_after_s),
         "logging_config": _logging(),
-        "graceful_shutdown_timeout_s": 5,
+        "graceful_shutdown_wait_loop_s": 0.5,
+        "graceful_shutdown_timeout_s": settings.timeout_s,
     }
     if stage.max_replicas > stage.min_replicas:
         options["autoscaling_config"] = AutoscalingConfig(

@@ -19,7 +19,7 @@ from serve.negotiation import MIXED, Wanted, image_bytes, multipart_mixed, reque
 from serve.settings import Settings
 
 logger = logging.getLogger("ray.serve")
-PAGE = Path(__file__).with_name("page.html")
+PAGES = {"/": "page.html", "/docs": "docs.html"}
 Json = dict[str, Any]
 
 IMAGE_BODY = {
@@ -88,18 +88,22 @@ def create_app(service: Service) -> FastAPI:
         version="1",
         description="Face networks over HTTP. Errors are RFC 9457 problem documents.",
         responses=PROBLEMS,
+        docs_url=None,  # FastAPI's own page loads its scripts from elsewhere; docs.html needs no network
+        redoc_url=None,
     )
     problems.install(app)
     app.add_middleware(RequestContext)
     _add_image_routes(app, service)
     _add_json_routes(app, service)
-    page = PAGE.read_text()
-
-    @app.get("/", include_in_schema=False)
-    async def index() -> HTMLResponse:
-        return HTMLResponse(page)
-
+    for path, file in PAGES.items():
+        _add_page(app, path, Path(__file__).with_name(file).read_text())
     return app
+
+
+def _add_page(app: FastAPI, path: str, text: str) -> None:
+    @app.get(path, include_in_schema=False)
+    async def page() -> HTMLResponse:
+        return HTMLResponse(text)
 
 
 def _add_image_routes(app: FastAPI, service: Service) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scenes import scene
-from tiny_models import save_tiny_models
+from tests.scenes import scene
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
@@ -27,6 +26,7 @@ from rayface.pipeline import (
     run_step,
 )
 from rayface.store import ModelStore
+from tests.tiny_models import save_tiny_models
 
 
 class Blur:
