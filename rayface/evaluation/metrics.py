@@ -43,7 +43,9 @@ def colour_shift(pictures: Tensor, reference: Tensor) -> Tensor:
     return means.abs().amax(1)
 
 
-def bootstrap(values: np.ndarray, statistic: Callable[[np.ndarray], float] = np.mean, draws: int = 1000) -> dict:
+def bootstrap(
+    values: np.ndarray, statistic: Callable[[np.ndarray], float] = np.mean, draws: int = 1000
+) -> dict:
     """A statistic over photos (axis 0) with its 95 % bootstrap interval: `{value, low, high, photos}`."""
     random = np.random.default_rng(0)
     samples = [statistic(values[random.integers(0, len(values), len(values))]) for _ in range(draws)]

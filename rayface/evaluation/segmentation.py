@@ -69,6 +69,7 @@ def segmentation_report(
         "region_f1": dict(zip(REGIONS, map(float, region_f1(per_photo)), strict=True)),
         "class_f1": per_class,
         "baseline_pixel_accuracy_one_class": bootstrap(
-            (per_photo[:, :, 0] + per_photo[:, :, 2]).max(1) / (per_photo[:, :, 0] + per_photo[:, :, 2]).sum(1)
+            (per_photo[:, :, 0] + per_photo[:, :, 2]).max(1)
+            / (per_photo[:, :, 0] + per_photo[:, :, 2]).sum(1)
         ),
     }

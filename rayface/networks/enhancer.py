@@ -64,7 +64,8 @@ class Generator(nn.Module):
         super().__init__()
         widths = config.widths
         self.levels = nn.ModuleList(
-            nn.ModuleList(ModulatedBlock(width, config.style_dim) for _ in range(config.blocks)) for width in widths
+            nn.ModuleList(ModulatedBlock(width, config.style_dim) for _ in range(config.blocks))
+            for width in widths
         )
         self.ups = nn.ModuleList(Upsample(widths[i + 1], widths[i]) for i in range(len(widths) - 1))
         self.to_rgb = nn.Conv2d(widths[0], 12, 3, padding=1)

@@ -30,7 +30,9 @@ def read_state(folder: Path, system: str) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file
-        raise RayfaceError(f"checkpoint {path} cannot be read ({error}); remove it to start from an older one") from error
+        raise RayfaceError(
+            f"checkpoint {path} cannot be read ({error}); remove it to start from an older one"
+        ) from error
     if state.get("format") != FORMAT:
         raise RayfaceError(f"checkpoint {path} has format {state.get('format')}, this version reads {FORMAT}")
     if state["system"] != system:

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from rayface.errors import RayfaceError
-from rayface.training.request import TrainPlan, TrainRequest, check_data, check_storage, load_frozen, resolve
+from rayface.training.request import (
+    TrainPlan,
+    TrainRequest,
+    check_resumable,
+    check_storage,
+    load_frozen,
+    resolve,
+    training_split,
+)
 
 RUN_FILE = "run.json"
 
@@ -31,8 +39,9 @@ def train(request: TrainRequest) -> dict[str, Any]:
     from ray.train.torch import TorchTrainer
 
     plan = resolve(request)
-    faces = check_data(plan)
+    splits = {name: training_split(plan, name) for name in plan.request.systems}
     check_storage(plan.request.storage)
+    check_resumable(plan, {name: split.digest for name, split in splits.items()})
     connect()
     trainer = TorchTrainer(
         train_worker,
@@ -59,7 +68,7 @@ def train(request: TrainRequest) -> dict[str, Any]:
         "storage": plan.request.storage,
         "models": finished,
         "store": plan.request.store_uri,
-        "faces": faces,
+        "faces": {name: len(split) for name, split in splits.items()},
         "metrics": dict(result.metrics or {}),
     }
 
@@ -95,7 +104,6 @@ def train_worker(settings: dict[str, Any]) -> None:
             checkpoint.to_directory(folder)
             run = json.loads((folder / RUN_FILE).read_text())
             finished, current = run["finished"], run["current"]
-            _check_systems(run["systems"], plan)
         for name in plan.request.systems:
             if name not in finished:
                 train_system(plan, name, workers, finished, folder if name == current else None)
@@ -103,17 +111,16 @@ def train_worker(settings: dict[str, Any]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def train_system(plan: TrainPlan, name: str, workers: Any, finished: dict[str, str], resume: Path | None) -> None:
+def train_system(
+    plan: TrainPlan, name: str, workers: Any, finished: dict[str, str], resume: Path | None
+) -> None:
     """Train one system to its end and save its model; `finished` gains its reference (on rank 0)."""
-    from rayface.data.dataset import FaceDataset
     from rayface.store import open_store
     from rayface.systems.base import get_system
     from rayface.training.loop import Training, run
-    from rayface.training.progress import Progress
 
     system, config, store = get_system(name), plan.config(name), open_store(plan.request.store_uri)
-    needed = [column for column in system.columns if column != "image"]
-    dataset = FaceDataset(plan.request.data, "train", config.size, needed)
+    dataset = training_split(plan, name)
     frozen = load_frozen(store, system.frozen_models(config))
     if resume is not None:
         training = Training.resume(system, config, workers, resume, dataset.digest, frozen)
@@ -125,7 +132,7 @@ def train_system(plan: TrainPlan, name: str, workers: Any, finished: dict[str, s
     def on_checkpoint(step: int, metrics: dict[str, float], write: Callable[[Path], None] | None) -> None:
         if step == config.steps and workers.rank == 0:
             finished[name] = save_model(plan, training, dataset)
-        run_state = {"systems": plan.request.systems, "finished": finished, "current": name}
+        run_state = {"finished": finished, "current": name}
         _report({"system": name, "step": step, **metrics}, run_state, write)
 
     if training.step < config.steps:
@@ -191,14 +198,6 @@ def _scaling(request: TrainRequest) -> dict[str, Any]:
         "use_gpu": request.gpu,
         "resources_per_worker": {"CPU": cpus} | ({"GPU": 1} if request.gpu else {}),
     }
-
-
-def _check_systems(found: list[str], plan: TrainPlan) -> None:
-    if list(found) != list(plan.request.systems):
-        raise RayfaceError(
-            f"run {plan.request.name!r} holds a checkpoint of {', '.join(found)}, not of "
-            f"{', '.join(plan.request.systems)}; choose another --name"
-        )
 
 
 def _reason(error: Exception) -> str:

@@ -36,18 +36,20 @@ class Progress:
 
     def log(self, step: int, total: int, images_per_step: int, values: dict[str, float]) -> None:
         """Record the metrics of the step just done; print a line at most every two seconds."""
+        now = time.monotonic()
         with self.lines.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(json.dumps({"step": step, "seconds": round(now - self.started, 3), **values}) + "\n")
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
-        now = time.monotonic()
         if now - self.last_printed < 2 and step + 1 < total:
             return
         self.last_printed = now
         done = step + 1 - self.start_step
         seconds = (now - self.started) / done
         left = int(seconds * (total - step - 1))
-        losses = " ".join(f"{k.removeprefix('loss/')}={v:.4g}" for k, v in values.items() if k.startswith("loss/"))
+        losses = " ".join(
+            f"{k.removeprefix('loss/')}={v:.4g}" for k, v in values.items() if k.startswith("loss/")
+        )
         print(
             f"[{self.system}] step {step + 1}/{total}  {losses}  {images_per_step / seconds:.1f} images/s  "
             f"{left // 60:02d}:{left % 60:02d} left",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import time
 import uuid
@@ -16,6 +17,9 @@ from rayface.data.shards import open_filesystem, write_bytes
 from rayface.errors import RayfaceError
 from rayface.store import ModelStore
 from rayface.systems.base import PRESETS, SYSTEMS, get_system, in_dependency_order, resolve_config
+from rayface.training.checkpoint import check_same_run
+
+REQUEST_FILE = "request.json"
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,13 @@ class TrainPlan:
 
 
 def parse_workers(text: str) -> tuple[int, int]:
-    """"2" -> (2, 2); "1-4" -> (1, 4), elastic."""
+    """ "2" -> (2, 2); "1-4" -> (1, 4), elastic."""
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
     least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= least <= most:
-        raise RayfaceError(f"--workers {text!r}: give a number such as 2, or a range such as 1-4 for an elastic group")
+        raise RayfaceError(
+            f"--workers {text!r}: give a number such as 2, or a range such as 1-4 for an elastic group"
+        )
     return least, most
 
 
@@ -99,13 +105,33 @@ def resolve(request: TrainRequest) -> TrainPlan:
     return TrainPlan(request, configs)
 
 
-def check_data(plan: TrainPlan) -> dict[str, int]:
-    """Open each system's training split; how many faces it has. Raises RayfaceError when there is none."""
-    faces = {}
+def training_split(plan: TrainPlan, system: str) -> FaceDataset:
+    """The faces a system of the plan trains on. Raises RayfaceError when there are none."""
+    needed = [column for column in get_system(system).columns if column != "image"]
+    return FaceDataset(plan.request.data, "train", plan.config(system).size, needed)
+
+
+def check_resumable(plan: TrainPlan, digests: Mapping[str, str]) -> None:
+    """Refuse, before anything starts, to go on with a run of the same name that was asked for differently.
+
+    `digests`: of each system's training data. The first start leaves `request.json` in the run's folder.
+    """
+    filesystem, folder = open_filesystem(plan.request.run_folder)
+    path = f"{folder}/{REQUEST_FILE}"
+    if not filesystem.get_file_info(path).is_file:
+        content = {"systems": plan.request.systems, "configs": plan.configs, "data": dict(digests)}
+        write_bytes(json.dumps(content, indent=1).encode(), path, filesystem)
+        return
+    with filesystem.open_input_stream(path) as stream:
+        started = json.loads(stream.read())
+    if list(started["systems"]) != list(plan.request.systems):
+        raise RayfaceError(
+            f"run {plan.request.name!r} holds a checkpoint of {', '.join(started['systems'])}, not of "
+            f"{', '.join(plan.request.systems)}; choose another --name"
+        )
     for name in plan.request.systems:
-        needed = [column for column in get_system(name).columns if column != "image"]
-        faces[name] = len(FaceDataset(plan.request.data, "train", plan.config(name).size, needed))
-    return faces
+        saved = {"config": started["configs"][name], "data_digest": started["data"][name]}
+        check_same_run(saved, plan.config(name), digests[name])
 
 
 def check_storage(storage: str) -> None:
@@ -128,7 +154,9 @@ def _resolve_config(request: TrainRequest, system_name: str) -> Any:
 
         info = open_store(request.store_uri).info(request.init)
         if info["system"] != system_name:
-            raise RayfaceError(f"--init {request.init}: a model of {info['system']!r}, not of {system_name!r}")
+            raise RayfaceError(
+                f"--init {request.init}: a model of {info['system']!r}, not of {system_name!r}"
+            )
         config = override(from_dict(system.config_class, info["config"], request.init), overrides)
     else:
         config = resolve_config(system, request.preset, overrides)
@@ -151,8 +179,6 @@ def _overrides_for(system: str, overrides: tuple[str, ...]) -> list[str]:
 
 
 def _absolute(uri: str) -> str:
-    import os
-
     return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
 
 

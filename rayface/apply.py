@@ -1,0 +1,64 @@
+"""`rayface apply`: the pipeline over a photo or a folder, in this process."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rayface.errors import RayfaceError
+from rayface.store import ModelStore
+
+SUFFIXES = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}
+
+
+def apply_steps(
+    steps: Sequence[str], source: Path, target: Path, store: ModelStore, assignments: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Run `steps` on a photo, or on every photo of a folder into the folder `target`, and report what was done.
+
+    `assignments` are `key=value` parameters (strength, faces). In a folder, a picture that cannot be processed is
+    listed in the report and does not stop the others; existing results are replaced. Raises RayfaceError for a
+    missing source, an unknown output format or a bad parameter.
+    """
+    from rayface.pipeline import Pipeline, check_params
+
+    params = check_params(dict(_assignment(text) for text in assignments))
+    if not source.exists():
+        raise RayfaceError(f"{source} does not exist; give a photo or a folder of photos")
+    if source.is_file() and target.suffix.lower() not in SUFFIXES:
+        raise RayfaceError(f"{target}: the result's name must end in {', '.join(SUFFIXES)}")
+    if source.is_dir() and target.is_file():
+        raise RayfaceError(f"{target} is a file; the results of a folder go into a folder")
+    pipeline = Pipeline.from_store(store, steps)
+    if source.is_file():
+        return {"photos": [_apply_one(pipeline, steps, source, target, params)]}
+    photos = sorted(p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
+    if not photos:
+        raise RayfaceError(f"{source} holds no photos ({', '.join(SUFFIXES)})")
+    reports = []
+    for photo in photos:
+        result = target / photo.relative_to(source)
+        try:
+            reports.append(_apply_one(pipeline, steps, photo, result, params))
+        except RayfaceError as error:
+            reports.append({"photo": str(photo), "error": str(error)})
+    return {"photos": reports}
+
+
+def _apply_one(
+    pipeline: Any, steps: Sequence[str], source: Path, target: Path, params: Any
+) -> dict[str, Any]:
+    from rayface.data.shards import open_filesystem, write_bytes
+    from rayface.imaging.codec import decode, encode
+
+    result = pipeline.process(decode(source.read_bytes()), steps, params)
+    filesystem, path = open_filesystem(target)
+    write_bytes(encode(result.photo, SUFFIXES[target.suffix.lower()]), path, filesystem)  # type: ignore[arg-type]
+    return {"photo": str(source), "result": str(target), **dataclasses.asdict(result.report)}
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise RayfaceError(f"--set {text!r}: expected key=value, for example --set strength=0.5")
+    return key.strip(), value.strip()

@@ -1,0 +1,30 @@
+"""Evaluation reports for people: a table on the terminal."""
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Print `evaluate`'s report as a table of value and interval."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        "metric", "value", "95 % interval",
+        title=f"{report['model']} on {report['photos']} photos of {report['split']} ({report['data_source']})",
+    )  # fmt: skip
+    for name, value in rows(report["metrics"]):
+        if isinstance(value, dict):
+            table.add_row(name, f"{value['value']:.4g}", f"{value['low']:.4g} to {value['high']:.4g}")
+        else:
+            table.add_row(name, f"{value:.4g}", "")
+    Console().print(table)
+
+
+def rows(metrics: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, number or `{value, low, high}`) of nested metrics."""
+    for name, value in metrics.items():
+        if isinstance(value, dict) and not {"value", "low"} <= value.keys():
+            yield from rows(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -1,0 +1,221 @@
+"""The training loop in one process: pinned numbers, exact resume, networks that change shape."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rayface.data.dataset import FaceDataset
+from rayface.errors import RayfaceError
+from rayface.networks.enhancer import Enhancer
+from rayface.systems.base import Networks, PhaseState, Rebuild, get_system, resolve_config
+from rayface.systems.enhancement import Enhancement
+from rayface.training.loop import StepBatches, Training, run
+from rayface.training.progress import Progress
+from rayface.training.workers import Workers, solo
+
+CURVES = Path(__file__).parent / "curves.json"
+
+
+def dataset_for(system: Any, config: Any, folder: str) -> FaceDataset:
+    return FaceDataset(folder, None, config.size, [c for c in system.columns if c != "image"])
+
+
+def trained(name: str, folder: str, logs: Path, *overrides: str) -> tuple[Training, list[dict[str, float]]]:
+    system = get_system(name)
+    config = resolve_config(system, "tiny", ["precision=fp32", *overrides])
+    training = Training.start(system, config, solo())
+    progress = Progress(str(logs), name, 0)
+    run(training, dataset_for(system, config, folder), lambda *_: None, progress)
+    lines = (logs / name / "metrics.jsonl").read_text().splitlines()
+    return training, [json.loads(line) for line in lines]
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    """Equality of nested states, bit for bit."""
+    if isinstance(ours, Tensor):
+        return torch.equal(ours, theirs)
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(same(ours[key], theirs[key]) for key in ours)
+    if isinstance(ours, (list, tuple)):
+        return len(ours) == len(theirs) and all(map(same, ours, theirs))
+    return ours == theirs
+
+
+def state_of(training: Training, folder: Path, digest: str = "data") -> dict[str, Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    training.save(folder, digest)
+    return torch.load(folder / "state.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("name", ["parsing", "enhancement"])
+def test_losses_reproduce_the_stored_curve(name: str, drawn_faces: str, tmp_path: Path) -> None:
+    """Numerics are pinned: regenerate with `python -m tests.training.curves` only when a change means to move them."""
+    _, lines = trained(name, drawn_faces, tmp_path, "steps=8")
+    stored = json.loads(CURVES.read_text())[name]
+    found = [line[key] for line in lines for key in line if key.startswith("loss/")]
+    assert found == pytest.approx(stored, rel=2e-3)
+
+
+def test_training_lowers_the_loss(drawn_faces: str, tmp_path: Path) -> None:
+    _, lines = trained("parsing", drawn_faces, tmp_path, "steps=40", "learning_rate=4e-3")
+    losses = [line["loss/parser"] for line in lines]
+    assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
+
+
+def test_enhancement_starts_as_the_identity_and_learns(drawn_faces: str, tmp_path: Path) -> None:
+    training, lines = trained("enhancement", drawn_faces, tmp_path, "steps=30", "losses.adversarial=0")
+    fresh = Training.start(training.system, training.config, solo())
+    degraded = torch.rand(2, 3, 64, 64) * 2 - 1
+    assert torch.equal(fresh.networks["enhancer"](degraded), degraded)
+    assert lines[-1]["generator/pixel"] < lines[0]["generator/pixel"] * 1.2
+
+
+@pytest.mark.parametrize("name", ["parsing", "enhancement"])
+def test_resumed_equals_unbroken_bit_for_bit(name: str, drawn_faces: str, tmp_path: Path) -> None:
+    system = get_system(name)
+    config = resolve_config(system, "tiny", ["steps=12", "checkpoint_every=5"])
+    dataset = dataset_for(system, config, drawn_faces)
+    unbroken = Training.start(system, config, solo())
+    checkpoints = {}
+
+    def keep(step: int, metrics: dict[str, float], write: Any) -> None:
+        folder = tmp_path / f"step-{step}"
+        folder.mkdir()
+        write(folder)
+        checkpoints[step] = folder
+
+    run(unbroken, dataset, keep)
+    assert sorted(checkpoints) == [5, 10, 12]
+    resumed = Training.resume(system, config, solo(), checkpoints[5], dataset.digest)
+    assert resumed.step == 5
+    run(resumed, dataset, lambda *_: None)
+    assert same(state_of(unbroken, tmp_path / "a"), state_of(resumed, tmp_path / "b"))
+
+
+def test_batches_do_not_depend_on_the_number_of_ranks(drawn_faces: str) -> None:
+    system = get_system("enhancement")
+    config = resolve_config(system, "tiny", [])
+    dataset = dataset_for(system, config, drawn_faces)
+    whole = StepBatches(system, config, dataset, solo())[3]
+    halves = [
+        StepBatches(system, config, dataset, Workers(rank, 2, torch.device("cpu"), "solo"))[3]
+        for rank in (0, 1)
+    ]
+    for key in whole:
+        assert torch.equal(whole[key], torch.cat([half[key] for half in halves]))
+
+
+def test_refuses_other_systems_settings_and_data(drawn_faces: str, tmp_path: Path) -> None:
+    system = get_system("parsing")
+    config = resolve_config(system, "tiny", [])
+    Training.start(system, config, solo()).save(tmp_path, "data")
+    with pytest.raises(RayfaceError, match="'parsing', not 'enhancement'"):
+        other = get_system("enhancement")
+        Training.resume(other, resolve_config(other, "tiny", []), solo(), tmp_path, "data")
+    with pytest.raises(RayfaceError, match="global_batch was 8, now 4"):
+        Training.resume(system, resolve_config(system, "tiny", ["global_batch=4"]), solo(), tmp_path, "data")
+    with pytest.raises(RayfaceError, match="other data"):
+        Training.resume(system, config, solo(), tmp_path, "other")
+    (tmp_path / "state.pt").write_bytes(b"half a file")
+    with pytest.raises(RayfaceError, match="cannot be read"):
+        Training.resume(system, config, solo(), tmp_path, "data")
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(drawn_faces: str, tmp_path: Path) -> None:
+    system = get_system("parsing")
+    config = resolve_config(system, "tiny", ["learning_rate=inf", "steps=4"])
+    training = Training.start(system, config, solo())
+    with pytest.raises(RayfaceError, match="became nan at step"):
+        run(training, dataset_for(system, config, drawn_faces), lambda *_: None)
+
+
+class Narrowing(Enhancement):
+    """Enhancement that takes half the hidden channels of one residual block away after step 4."""
+
+    def rebuild(self, networks: Networks, state: PhaseState) -> Rebuild | None:
+        if state.step != 4:
+            return None
+        old = networks["enhancer"]
+        assert isinstance(old, Enhancer)
+        new = Enhancer(state.config.enhancer)
+        block = "encoder.levels.0.0"
+        strength = old.get_submodule(block).conv1.weight.detach().abs().sum((1, 2, 3))  # type: ignore[union-attr, operator]
+        keep = strength.topk(len(strength) // 2).indices.sort().values
+        kept: dict[str, tuple[Tensor | None, ...]] = {
+            f"{block}.conv1.weight": (keep,),
+            f"{block}.conv1.bias": (keep,),
+            f"{block}.norm.weight": (keep,),
+            f"{block}.conv2.weight": (None, keep),
+        }
+        from rayface.networks.widths import apply_widths, read_widths
+        from rayface.training.optimization import take
+
+        widths = read_widths(old)
+        widths[f"{block}.conv1"][1] = widths[f"{block}.conv2"][0] = len(keep)
+        widths[f"{block}.norm"] = [len(keep)]
+        apply_widths(new, widths)
+        new.load_state_dict({k: take(v, kept.get(k)) for k, v in old.state_dict().items()})
+        return Rebuild({"enhancer": new}, {"enhancer": kept})
+
+
+def test_networks_that_change_shape_are_carried_over_and_resumed(drawn_faces: str, tmp_path: Path) -> None:
+    system = Narrowing()
+    config = resolve_config(system, "tiny", ["steps=8", "checkpoint_every=6"])
+    dataset = dataset_for(system, config, drawn_faces)
+    training = Training.start(system, config, solo())
+    batches = StepBatches(system, config, dataset, solo())
+    for step in range(3):
+        training.run_step(batches[step])
+    wide = dict(training.networks["enhancer"].named_parameters())
+    memory = (
+        training.optimizers["generator"].state[wide["encoder.levels.0.0.conv2.weight"]]["exp_avg"].clone()
+    )
+    training.run_step(batches[3])  # the fourth step, then the change
+    narrow = dict(training.networks["enhancer"].named_parameters())
+    assert narrow["encoder.levels.0.0.conv1.weight"].shape[0] == memory.shape[1] // 2
+    carried = training.optimizers["generator"].state[narrow["encoder.levels.0.0.conv2.weight"]]
+    assert carried["exp_avg"].shape == narrow["encoder.levels.0.0.conv2.weight"].shape
+    assert carried["exp_avg"].abs().sum() > 0
+    assert carried["step"] == 4
+    for ours, theirs in zip(training.average["enhancer"].parameters(), narrow.values(), strict=True):
+        assert ours.shape == theirs.shape
+
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    run(training, dataset, lambda step, _, write: write(saved) if step == 6 else None)
+    resumed = Training.resume(system, config, solo(), saved, dataset.digest)
+    run(resumed, dataset, lambda *_: None)
+    assert same(state_of(training, tmp_path / "a"), state_of(resumed, tmp_path / "b"))
+
+
+def test_fine_tuning_starts_from_the_given_model(drawn_faces: str, tmp_path: Path) -> None:
+    first, _ = trained("parsing", drawn_faces, tmp_path, "steps=3")
+    second = Training.start(first.system, first.config, solo(), init=first.average)
+    assert same(second.networks["parser"].state_dict(), first.average["parser"].state_dict())
+
+
+def test_distillation_and_similarity_join_the_generators_loss(drawn_faces: str) -> None:
+    """C6: with a teacher of other widths and a recogniser, both terms are there and move the student."""
+    system = get_system("enhancement")
+    config = resolve_config(system, "tiny", ["teacher=enhancement", "recognition=recognition"])
+    wide = resolve_config(system, "tiny", ["enhancer.widths=16,24,32", "seed=3"])
+    torch.manual_seed(0)
+    recogniser = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 9, stride=8), torch.nn.Flatten())
+    frozen = {"teacher": system.build(wide)["enhancer"], "recognition": recogniser}
+    training = Training.start(system, config, solo(), frozen)
+    dataset = dataset_for(system, config, drawn_faces)
+    batches = StepBatches(system, config, dataset, solo())
+    before = [p.clone() for p in training.networks["adapters"].parameters()]
+    terms = [training.run_step(batches[step]) for step in range(4)]
+    for name in ("generator/distillation", "generator/similarity"):
+        assert all(math.isfinite(t[name]) and t[name] > 0 for t in terms[1:])
+    assert terms[-1]["generator/distillation"] < terms[0]["generator/distillation"]
+    assert any(
+        not torch.equal(b, p) for b, p in zip(before, training.networks["adapters"].parameters(), strict=True)
+    )
+    assert "adapters" not in training.average
