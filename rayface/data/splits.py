@@ -1,0 +1,59 @@
+"""Which split a photo is in: fixed rules, so that a test set stays the same on every machine."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+# The photos that `rayface data fetch celeba-mini` gives; the project's CelebA splits are defined on them.
+_CELEBA_FIRST = 999
+_HEX_NAME = re.compile(r"[0-9a-f]{32}")
+
+
+def hashed_split(key: str) -> str:
+    """test for 10 % of the keys, validation for 5 %, else train; the same on every machine."""
+    share = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
+    return "test" if share < 0.10 else "validation" if share < 0.15 else "train"
+
+
+def celebamask_split(stem: str) -> str:
+    """The split of a CelebAMask-HQ photo, by its file name without extension.
+
+    Names of 32 hex digits: first digit 0 or 1 is test, 2 validation, else train; other names by hash.
+    """
+    if _HEX_NAME.fullmatch(stem):
+        return {"0": "test", "1": "test", "2": "validation"}.get(stem[0], "train")
+    return hashed_split(stem)
+
+
+def celeba_splits(photos: Iterable[str], identity: Mapping[str, str], official: Mapping[str, str]) -> dict[str, str]:
+    """The split of each CelebA photo, given as its number ("000001").
+
+    Among the first 999 photos: those of people who have two or more photos there (the pairs that verification
+    is measured on) are test, further 000850-000999 test and 000800-000849 validation; the rest is train.
+    Photos above 999 of the same people follow them; others have CelebA's official partition where it is
+    given, else a split hashed by person, or by photo where the person is unknown. So no known person is in
+    two splits. (Photos up to 999 are all train officially: what is trained here and tested on the official
+    test set never saw its people.)
+    """
+    early = [photo for photo in identity if int(photo) <= _CELEBA_FIRST]
+    photos_of = Counter(identity[photo] for photo in early)
+    of_person: dict[str, str] = {}
+    for photo in early:
+        person = identity[photo]
+        of_person[person] = "test" if photos_of[person] > 1 else _celeba_split_by_number(photo)
+    found = {}
+    for photo in photos:
+        known = identity.get(photo)
+        if known in of_person:
+            found[photo] = of_person[known]
+        elif int(photo) <= _CELEBA_FIRST:
+            found[photo] = _celeba_split_by_number(photo)
+        else:
+            found[photo] = official.get(photo) or hashed_split(known or photo)
+    return found
+
+
+def _celeba_split_by_number(photo: str) -> str:
+    number = int(photo)
+    return "test" if number >= 850 else "validation" if number >= 800 else "train"
