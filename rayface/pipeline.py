@@ -145,9 +145,7 @@ def tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def detect_faces(
-    detector: Detector, photos: list[Tensor], params: Sequence[Params], max_faces: int
-) -> list[Work]:
+def detect_faces(detector: Detector, photos: list[Tensor], params: Sequence[Params], max_faces: int) -> list[Work]:
     """Detect and align the faces of several photos, uint8 [3, H, W] each.
 
     Of more than `max_faces` faces the largest are processed; the rest are reported and left alone. Returns a
@@ -166,13 +164,14 @@ def detect_faces(
 def _align(photo: Tensor, found: Any, params: Params, max_faces: int) -> Work:
     from rayface.imaging.align import scales, similarity, warp_crops
 
-    landmarks = torch.as_tensor(found.landmarks, dtype=torch.float32).reshape(-1, 5, 2)
+    # Float noise depends on what else is in a batch; in 1/16 px it never reaches the pixels.
+    landmarks = (torch.as_tensor(found.landmarks, dtype=torch.float32).reshape(-1, 5, 2) * 16).round() / 16
     matrices = similarity(landmarks, FFHQ_TEMPLATE, CROP_SIZE) if len(landmarks) else torch.zeros(0, 2, 3)
     sizes = [CROP_SIZE / float(scale) for scale in scales(matrices)] if len(landmarks) else []
     reports = [
         FaceReport(
             box=[round(float(value), 2) for value in found.boxes[index]],
-            landmarks=[[round(float(value), 2) for value in point] for point in landmarks[index]],
+            landmarks=landmarks[index].tolist(),
             score=round(float(found.scores[index]), 4),
             size=round(size, 1),
         )
@@ -228,15 +227,15 @@ def _apply(step: "Step", crops: Tensor, strengths: Tensor) -> tuple[Tensor, list
     if step.sharpens:
         for index, less in enumerate((sharpness(output) < sharpness(native)).tolist()):
             reasons[index] = "the face is already sharper than the step's output" if less else ""
+    for index, same in enumerate((output == native).flatten(1).all(1).tolist()):
+        reasons[index] = "the step changed nothing" if same else reasons[index]
     for index in (strengths == 0).nonzero().flatten().tolist():
         reasons[index] = "strength is 0"
     keep = torch.tensor([reason == "" for reason in reasons])
     # Only the change travels: at full strength and native size this is the output itself, exactly.
     change = (output.float() - native.float()) * (strengths * keep)[:, None, None, None]
     if step.size != crops.shape[-1]:
-        change = torch.nn.functional.interpolate(
-            change, crops.shape[-2:], mode="bicubic", align_corners=False
-        )
+        change = torch.nn.functional.interpolate(change, crops.shape[-2:], mode="bicubic", align_corners=False)
     return (crops.float() + change).round_().clamp_(0, 255).to(torch.uint8), reasons
 
 
@@ -248,9 +247,7 @@ def _resize(crops: Tensor, size: int) -> Tensor:
     return resized.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _with_step(
-    work: Work, step: "Step", crops: np.ndarray, reasons: Sequence[str], milliseconds: float
-) -> Work:
+def _with_step(work: Work, step: "Step", crops: np.ndarray, reasons: Sequence[str], milliseconds: float) -> Work:
     """`work` after a step: crops, what was applied, what was left out."""
     faces = []
     for face, reason in zip(work.faces, reasons, strict=True):
@@ -354,9 +351,7 @@ def load_step(store: "ModelStore", ref: str, device: str | torch.device = "cpu")
 class Pipeline:
     """All stages in one process: what the service distributes, and what `rayface apply` runs."""
 
-    def __init__(
-        self, detector: Detector, steps: Mapping[str, "Step"], parser: Parser, max_faces: int = 32
-    ) -> None:
+    def __init__(self, detector: Detector, steps: Mapping[str, "Step"], parser: Parser, max_faces: int = 32) -> None:
         self.detector = detector
         self.steps = dict(steps)
         self.parser = parser
@@ -381,9 +376,7 @@ class Pipeline:
         made = {name: load_step(store, refs[name], device) for name in steps}
         return cls(load_detector(), made, load_step(store, refs["parse"], device))
 
-    def process(
-        self, photo: Tensor, steps: Sequence[str], params: Mapping[str, Any] | Params | None = None
-    ) -> Result:
+    def process(self, photo: Tensor, steps: Sequence[str], params: Mapping[str, Any] | Params | None = None) -> Result:
         """Run `steps` on the faces of `photo`, uint8 [3, H, W].
 
         `params`: see `Params`. Raises RayfaceError for an unknown step or parameter, naming the known ones.

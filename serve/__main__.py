@@ -34,9 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m serve", description="Serve rayface over HTTP.")
     parser.add_argument("--config", metavar="FILE", help="a Serve config file such as serve/config.yaml")
-    parser.add_argument(
-        "--host", help="address to listen on (default 127.0.0.1; 0.0.0.0 for every interface)"
-    )
+    parser.add_argument("--host", help="address to listen on (default 127.0.0.1; 0.0.0.0 for every interface)")
     parser.add_argument("--port", type=int, help="default 8000")
     parser.add_argument("--store", metavar="URI", help="model store; the release weights are behind it")
     parser.add_argument("--preset", help="laptop (default) or gpu")
@@ -79,11 +77,7 @@ def read_config(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
     except (yaml.YAMLError, ValidationError) as error:
         raise RayfaceError(f"--config {path} is not a Serve config file: {error}") from error
     applications = config.applications
-    if (
-        len(applications) != 1
-        or applications[0].import_path != "serve.app:build"
-        or applications[0].deployments
-    ):
+    if len(applications) != 1 or applications[0].import_path != "serve.app:build" or applications[0].deployments:
         raise RayfaceError(
             f"--config {path}: python -m serve runs one application, serve.app:build, set by its `args`; for "
             f"anything else use `serve run {path}`."

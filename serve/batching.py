@@ -20,9 +20,7 @@ class Batcher:
     whose caller was cancelled are dropped.
     """
 
-    def __init__(
-        self, run: Callable[[list[Any]], Sequence[Any]], max_batch: int, wait_s: float = 0.0
-    ) -> None:
+    def __init__(self, run: Callable[[list[Any]], Sequence[Any]], max_batch: int, wait_s: float = 0.0) -> None:
         self._run, self._max_batch, self._wait_s = run, max_batch, wait_s
         self._waiting: deque[tuple[Any, asyncio.Future[Any]]] = deque()
         self._worker: asyncio.Task[None] | None = None

@@ -1,5 +1,6 @@
 """The HTTP interface: a FastAPI app over a `Service`, which the deployment `Ingress` is."""
 
+import asyncio
 import json
 import logging
 import time
@@ -26,10 +27,7 @@ IMAGE_BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            **{
-                f"image/{kind}": {"schema": {"type": "string", "format": "binary"}}
-                for kind in ("jpeg", "png", "webp")
-            },
+            **{f"image/{kind}": {"schema": {"type": "string", "format": "binary"}} for kind in ("jpeg", "png", "webp")},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
@@ -116,7 +114,7 @@ def _add_image_routes(app: FastAPI, service: Service) -> None:
         want = wanted(request.headers.get("accept", ""), format)
         chosen = check_steps(names, service.settings.steps)
         with gate:
-            data = await image_bytes(request, service.settings.limits)
+            data = await _receive(request, service.settings)
             image, report = await service.process(data, chosen, params, want.format, quality)
         identifier = request.state.request_id
         report = {"request_id": identifier, **report}
@@ -152,13 +150,13 @@ def _add_image_routes(app: FastAPI, service: Service) -> None:
     async def detect(request: Request) -> JSONResponse:
         """Boxes, five landmarks and scores of the faces in a photo, in its pixels."""
         with gate:
-            return JSONResponse(await service.detect(await image_bytes(request, service.settings.limits)))
+            return JSONResponse(await service.detect(await _receive(request, service.settings)))
 
     @app.post("/v1/parse", openapi_extra=IMAGE_BODY)
     async def parse(request: Request) -> JSONResponse:
         """A mask of class ids (PNG, base64) of each face's crop, and the matrix from photo to crop."""
         with gate:
-            return JSONResponse(await service.parse(await image_bytes(request, service.settings.limits)))
+            return JSONResponse(await service.parse(await _receive(request, service.settings)))
 
 
 def _add_json_routes(app: FastAPI, service: Service) -> None:
@@ -184,6 +182,19 @@ def _add_json_routes(app: FastAPI, service: Service) -> None:
         """200 while every deployment is healthy, else 503."""
         state = await service.health()
         return JSONResponse(state, 200 if state["status"] == "ok" else 503)
+
+
+async def _receive(request: Request, settings: Settings) -> bytes:
+    """The image of a request; a client that takes too long to send it must not keep others out."""
+    try:
+        async with asyncio.timeout(settings.timeout_s):
+            return await image_bytes(request, settings.limits)
+    except TimeoutError:
+        raise RayfaceError(
+            f"The image did not arrive within {settings.timeout_s:g} s; send it faster or smaller.",
+            status=408,
+            kind="slow-upload",
+        ) from None
 
 
 def _image_response(image: bytes, report: Json, want: Wanted) -> Response:

@@ -88,9 +88,7 @@ def preset(name: str) -> Settings:
     if name == "gpu":
         network = Stage(max_replicas=8, num_cpus=1, num_gpus=0.25, max_batch=32, threads=1)
         cpu = Stage(max_replicas=16, num_cpus=1, threads=1, max_batch=1)
-        return Settings(
-            ingress=cpu, detector=network, step=network, parser=network, fusion=cpu, max_in_flight=128
-        )
+        return Settings(ingress=cpu, detector=network, step=network, parser=network, fusion=cpu, max_in_flight=128)
     raise RayfaceError(f"Unknown preset {name!r}; known: laptop, gpu.")
 
 

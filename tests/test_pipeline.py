@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.scenes import scene
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
@@ -26,6 +25,7 @@ from rayface.pipeline import (
     run_step,
 )
 from rayface.store import ModelStore
+from tests.scenes import scene
 from tests.tiny_models import save_tiny_models
 
 

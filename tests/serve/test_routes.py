@@ -1,6 +1,7 @@
 """The HTTP interface where it is easier to see without a cluster: what goes wrong inside."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -63,6 +64,28 @@ def test_an_unforeseen_error_is_a_problem_that_tells_nothing(path: str) -> None:
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["instance"] == "urn:rayface:request:" + answer.headers["x-request-id"]
         assert "secret" not in answer.text
+
+
+def test_a_slow_upload_is_given_up_and_leaves_room_for_others() -> None:
+    service = Failing(RayfaceError("reached"))
+    service.settings = Settings(max_in_flight=1, timeout_s=0.05)
+    app = create_app(service)
+
+    async def post(body: AsyncIterator[bytes]) -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.post("/v1/enhance", content=body)
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.sleep(5)
+
+    async def quick() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    late, next_one = asyncio.run(post(slow())), asyncio.run(post(quick()))
+    assert (late.status_code, late.json()["type"]) == (408, "urn:rayface:problem:slow-upload")
+    assert next_one.json()["detail"] == "reached"
 
 
 def test_a_rayface_error_keeps_its_status_and_kind() -> None:

@@ -17,11 +17,11 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from tests.scenes import scene
 
 from rayface.imaging.codec import decode, encode
 from rayface.pipeline import Pipeline
 from rayface.store import ModelStore
+from tests.scenes import scene
 from tests.tiny_models import save_tiny_models
 
 pytestmark = pytest.mark.ray
@@ -275,7 +275,8 @@ def test_concurrent_requests_share_batches_and_the_rest_is_turned_away(service: 
 
 def test_models_health_page_and_openapi(service: Running) -> None:
     models = {model["use"]: model for model in service.client.get("/v1/models").json()["models"]}
-    assert set(models) >= {"enhance", "parse"}
+    assert set(models) == {"detect", "enhance", "parse"}
+    assert models["detect"]["licence"] == "MIT"
     info = service.store.info("enhancement")
     for key in ("name", "version", "licence", "sha256", "metrics"):
         assert models["enhance"][key] == info[key]

@@ -1,5 +1,6 @@
 """Settings, the config file and the command line's refusals, without Ray."""
 
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import yaml
 from rayface.errors import RayfaceError
 from serve.__main__ import check_port, main, read_config
 from serve.settings import Settings, Stage, preset, settings_from
+from tests.tiny_models import save_tiny_models
 
 CONFIG = Path(__file__).resolve().parents[2] / "serve" / "config.yaml"
 
@@ -19,9 +21,7 @@ def test_settings_from_nothing_are_the_laptop_preset() -> None:
 
 
 def test_settings_keep_the_presets_other_values() -> None:
-    settings = settings_from(
-        {"preset": "gpu", "steps": "enhance", "step": {"max_replicas": 3}, "timeout_s": 5}
-    )
+    settings = settings_from({"preset": "gpu", "steps": "enhance", "step": {"max_replicas": 3}, "timeout_s": 5})
     assert settings.step == Stage(
         max_replicas=3, num_cpus=1, num_gpus=0.25, max_batch=32, threads=1
     )  # the rest is the preset's
@@ -105,8 +105,44 @@ def test_a_busy_port_is_an_error(busy_port: int, capsys: pytest.CaptureFixture[s
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )
-def test_command_line_refusals(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_line_refusals(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("models: {enhance: enhancement@99}", "no model 'enhancement@99'"),
+        ("models: {beautify: beauty}", "'beautify' is not in use; in use are enhance, parse"),
+        ("steps: [beautify9]", "Unknown step 'beautify9'"),
+        ("allowed_licences: [MIT]", "enhancement@1 has licence 'Apache-2.0'.*allows MIT"),
+    ],
+)
+def test_models_are_checked_before_anything_starts(
+    args: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    store = save_tiny_models(tmp_path / "store").uri
+    text = f"applications: [{{name: rayface, import_path: 'serve.app:build', args: {{{args}}}}}]"
+    (tmp_path / "config.yaml").write_text(text)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = ["--config", str(tmp_path / "config.yaml"), "--store", store, "--port", str(port)]
+    assert main(arguments) == 2
+    output = capsys.readouterr()
+    assert re.search(message, output.err)
+    assert "Starting" not in output.out
+    assert not ray.is_initialized()
+
+
+def test_models_are_pinned_to_their_version_at_the_start(tmp_path: Path) -> None:
+    from serve.app import resolve_models
+
+    store = save_tiny_models(tmp_path / "store").uri
+    assert resolve_models(settings_from({"store": store})) == {"enhance": "enhancement@1", "parse": "parsing@1"}
+    folder = str(tmp_path / "store" / "enhancement" / "1")
+    named = {"store": store, "allowed_licences": ["Apache-2.0"], "models": {"enhance": folder}}
+    assert resolve_models(settings_from(named))["enhance"] == folder
