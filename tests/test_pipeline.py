@@ -180,7 +180,7 @@ def test_common_batches_give_what_each_photo_alone_gives(pipeline: Pipeline) -> 
         for index, work in enumerate(works):
             alone = parse_faces(pipeline.parser, run_step(step, [work], [params[index]]))[0]
             assert np.array_equal(together[index].crops, alone.crops)
-            assert np.array_equal(together[index].masks, alone.masks)
+            assert np.array_equal(together[index].masks, alone.masks)  # type: ignore[arg-type]
             assert together[index].faces == alone.faces
 
 

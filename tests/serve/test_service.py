@@ -123,7 +123,7 @@ def test_the_report_comes_with_the_image_and_can_be_fetched(service: Running, pn
     assert answer.headers.get_list("x-request-id") == ["my-request-1"]
     raw = f"Content-Type: {answer.headers['content-type']}\r\n\r\n".encode() + answer.content
     message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(raw)
-    parts = {part.get_content_type(): part.get_payload(decode=True) for part in message.iter_parts()}
+    parts: dict[str, Any] = {part.get_content_type(): part.get_payload(decode=True) for part in message.iter_parts()}
     assert list(parts) == ["image/png", "application/json"]
     report = json.loads(parts["application/json"])
     assert report["request_id"] == "my-request-1"
