@@ -66,9 +66,7 @@ class DegradationConfig:
             value = getattr(self, name)
             ends = value if isinstance(value, tuple) else (value, value)
             if not low <= ends[0] <= ends[1] <= high:  # written so that NaN fails too
-                raise RayfaceError(
-                    f"degradation: {name} is {value}, it must lie in [{low}, {high}], lower end first"
-                )
+                raise RayfaceError(f"degradation: {name} is {value}, it must lie in [{low}, {high}], lower end first")
 
     @property
     def strengths(self) -> dict[str, float]:
@@ -102,9 +100,7 @@ class DegradationConfig:
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise RayfaceError(f"degradation: unknown field {unknown[0]!r}; known: {', '.join(known)}")
-        converted = {
-            k: (float(v[0]), float(v[1])) if isinstance(v, Sequence) else float(v) for k, v in values.items()
-        }
+        converted = {k: (float(v[0]), float(v[1])) if isinstance(v, Sequence) else float(v) for k, v in values.items()}
         return cls(**converted)  # type: ignore[arg-type]
 
 
@@ -172,9 +168,7 @@ def degrade(clear: Tensor, config: DegradationConfig, generators: Sequence[np.ra
     if clear.ndim != 4 or clear.shape[1] != 3 or clear.shape[2] != clear.shape[3]:
         raise RayfaceError(f"degrade: crops must be [N, 3, S, S], got {list(clear.shape)}")
     if len(generators) != clear.shape[0]:
-        raise RayfaceError(
-            f"degrade: {len(generators)} generators for {len(clear)} samples; pass one per sample"
-        )
+        raise RayfaceError(f"degrade: {len(generators)} generators for {len(clear)} samples; pass one per sample")
     if not any(config.strengths.values()):
         return clear.clone()
     with torch.no_grad():
@@ -277,9 +271,7 @@ def _resize(x: Tensor, size: int) -> Tensor:
     if x.shape[-1] == size:
         return x
     smaller = size < x.shape[-1]
-    return F.interpolate(x[None], size=(size, size), mode="bilinear", antialias=smaller, align_corners=False)[
-        0
-    ]
+    return F.interpolate(x[None], size=(size, size), mode="bilinear", antialias=smaller, align_corners=False)[0]
 
 
 def _jpeg(x: Tensor, quality: int) -> Tensor:

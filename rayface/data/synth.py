@@ -1,10 +1,10 @@
 """Drawn faces with exact ground truth: the offline default training data and the load generator for clusters.
 
-Every record is a function of (seed, index) alone. Four records in a row are pictures of one person (other pose,
-expression, light, hat, glasses ...). Masks, landmarks, facial-hair masks and attributes are what was drawn, not
-estimates; an attribute that something hides is 0 (unknown). `Attractive` is a drawn proxy (an even face and smooth
-skin, independent of sex and skin tone) so that the networks that need the label can train; it says nothing about
-people. Figures measured on drawn faces are never figures about photos.
+Every record is a function of (seed, index) alone. Four records in a row are pictures of one person (other
+pose, expression, light, hat, glasses ...). Masks, landmarks, facial-hair masks and attributes are what was
+drawn, not estimates; an attribute that something hides is 0 (unknown). `Attractive` is a drawn proxy (an even
+face and smooth skin, independent of sex and skin tone) so that the networks that need the label can train; it
+says nothing about people. Figures measured on drawn faces are never figures about photos.
 """
 
 import json
@@ -42,8 +42,8 @@ EYE_DISTANCE = float(np.hypot(*(records.FFHQ_TEMPLATE[1] - records.FFHQ_TEMPLATE
 class DrawnFace:
     """One drawn crop and its truth.
 
-    `image` uint8 [3, S, S] RGB; `mask` uint8 [S, S] of `records.PARSING_CLASSES`; `facial_hair` uint8 [S, S], 0 or
-    255; `landmarks` float32 [5, 2] in pixels; `attributes` int8 [40]: 1 yes, -1 no, 0 hidden or unknown.
+    `image` uint8 [3, S, S] RGB; `mask` uint8 [S, S] of `records.PARSING_CLASSES`; `facial_hair` uint8 [S, S],
+    0 or 255; `landmarks` float32 [5, 2] in pixels; `attributes` int8 [40]: 1 yes, -1 no, 0 hidden or unknown.
     """
 
     image: Tensor
@@ -58,8 +58,8 @@ class DrawnFace:
 
 @dataclass(frozen=True)
 class DrawnScene:
-    """A photo of several people: `photo` uint8 [3, H, W], `boxes` float32 [k, 4] (x0 y0 x1 y1 around the skin from
-    brows to chin), `landmarks` float32 [k, 5, 2]; rows from the back to the front."""
+    """A photo of several people: `photo` uint8 [3, H, W], `boxes` float32 [k, 4] (x0 y0 x1 y1 around the skin
+    from brows to chin), `landmarks` float32 [k, 5, 2]; rows from the back to the front."""
 
     photo: Tensor
     boxes: Tensor
@@ -87,7 +87,7 @@ def draw_face(seed: int, index: int, size: int = 256) -> DrawnFace:
     target = records.FFHQ_TEMPLATE * size + rng.normal(0, 0.012, 2) * canvas.unit
     portrait = draw_portrait(canvas, target, who, look, rng)
     return DrawnFace(
-        image=_to_tensor(photograph(canvas, look, rng)),
+        image=torch.from_numpy(photograph(canvas, look, rng)),
         mask=torch.from_numpy(canvas.labels),
         facial_hair=torch.from_numpy(canvas.facial_hair.astype(np.uint8) * 255),
         landmarks=portrait.landmarks,
@@ -133,7 +133,7 @@ def draw_scene(seed: int, index: int, size: tuple[int, int] = (480, 640), faces:
         boxes.append(_face_box(points, who, look))
     photo = photograph(canvas, replace(light, blurry=False), rng)
     return DrawnScene(
-        photo=_to_tensor(photo),
+        photo=torch.from_numpy(photo),
         boxes=torch.tensor(np.array(boxes, np.float32).reshape(-1, 4)),
         landmarks=torch.tensor(np.array(found, np.float32).reshape(-1, 5, 2)),
     )
@@ -157,7 +157,9 @@ def _face_box(points: np.ndarray, who: Identity, look: Look) -> np.ndarray:
     unit = float(np.hypot(*down)) / (landmarks(who, look)[3:, 1].mean())
     middle = eyes + down * 0.45
     half_height = unit * (chin(who, look) + 0.75) / 2
-    return np.array([middle[0] - 1.05 * unit, middle[1] - half_height, middle[0] + 1.05 * unit, middle[1] + half_height])
+    return np.array(
+        [middle[0] - 1.05 * unit, middle[1] - half_height, middle[0] + 1.05 * unit, middle[1] + half_height]
+    )
 
 
 def face_record(seed: int, index: int, size: int) -> dict[str, Any]:
@@ -182,9 +184,9 @@ def synthesise(
 ) -> dict[str, Any]:
     """Write records `start` ... `start + count - 1` of dataset `seed` to the folder or bucket address `out`.
 
-    With more than one worker the shards are drawn as Ray Data tasks (on the cluster Ray is connected to, or on this
-    machine), at most `workers` at a time; else in this process. A stopped run is finished by the same call: shards
-    that exist are kept.
+    With more than one worker the shards are drawn as Ray tasks (on the cluster Ray is connected to, or
+    on this machine), at most `workers` at a time; else in this process. A stopped run is finished by the same
+    call: shards that exist are kept.
 
     Returns:
         The manifest (`dataset.json`) and `drawn`, `kept` (records) and `seconds`.
@@ -202,7 +204,7 @@ def synthesise(
     _claim(filesystem, folder, options)
     shards.remove_temporary(filesystem, folder)
     finished = set(shards.list_shards(filesystem, folder))
-    todo = [
+    todo: list[dict[str, Any]] = [
         {"address": address, "shard": shard, "first": first, "last": last, "seed": seed, "size": size}
         for shard, first, last in _chunks(start, count)
         if shards.shard_name(shard) not in finished
@@ -225,20 +227,29 @@ def _chunks(start: int, count: int) -> Iterator[tuple[int, int, int]]:
         yield shard, first, min(first + RECORDS_PER_SHARD, start + count)
 
 
-def write_chunk(chunk: dict[str, Any]) -> dict[str, Any]:
-    """Draw and write one shard: the task of one Ray worker."""
+def write_chunk(chunk: dict[str, Any]) -> None:
+    """Draw and write one shard: one Ray task. A shard that is there already is written again, the same."""
     filesystem, folder = shards.open_filesystem(chunk["address"])
     rows = [face_record(chunk["seed"], index, chunk["size"]) for index in range(chunk["first"], chunk["last"])]
     shards.write_shard(rows, f"{folder}/{shards.shard_name(chunk['shard'])}", filesystem)
-    return {"rows": len(rows)}
 
 
 def _draw_on_ray(todo: list[dict[str, Any]], workers: int) -> None:
     import ray
 
-    chunks = ray.data.from_items(todo, override_num_blocks=len(todo))
-    for _ in chunks.map(write_chunk, num_cpus=1, concurrency=workers).iter_batches(batch_size=None):
-        pass  # drawing is the side effect; only row counts come back
+    draw = ray.remote(num_cpus=1)(write_chunk)
+    running: list[ray.ObjectRef] = []
+    try:
+        for chunk in todo:
+            if len(running) >= workers:
+                finished, running = ray.wait(running)
+                ray.get(finished)  # raises what the task raised
+            running.append(draw.remote(chunk))
+        ray.get(running)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RayfaceError):
+            raise error.cause from error
+        raise
 
 
 def _claim(filesystem: Any, folder: str, options: dict[str, int]) -> None:
@@ -250,7 +261,9 @@ def _claim(filesystem: Any, folder: str, options: dict[str, int]) -> None:
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            raise RayfaceError(f"{folder}/{name} cannot be read ({error}); delete the folder or choose another") from error
+            raise RayfaceError(
+                f"{folder}/{name} cannot be read ({error}); delete the folder or choose another"
+            ) from error
         found = found.get(key) if key else found
         if found != options:
             raise RayfaceError(
@@ -260,12 +273,10 @@ def _claim(filesystem: Any, folder: str, options: dict[str, int]) -> None:
             )
         return
     if shards.list_shards(filesystem, folder):
-        raise RayfaceError(f"{folder} holds shards of something else; choose another folder", status=409, kind="dataset-exists")
+        raise RayfaceError(
+            f"{folder} holds shards of something else; choose another folder", status=409, kind="dataset-exists"
+        )
     shards.write_bytes(json.dumps(options).encode(), f"{folder}/{OPTIONS}", filesystem)
-
-
-def _to_tensor(picture: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
 
 
 def _check(good: bool, message: str) -> None:

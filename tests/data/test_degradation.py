@@ -85,9 +85,7 @@ def test_presets_are_ordered_and_quality_falls_with_strength():
     clear = crops(24)
     means = {name: psnr(degrade(clear, config, generators(24)), clear) for name, config in PRESETS.items()}
     assert means["easy"] > means["medium"] > means["hard"]
-    by_strength = [
-        psnr(degrade(clear, PRESETS["easy"].with_strengths(s), generators(24)), clear) for s in (0.2, 1, 2)
-    ]
+    by_strength = [psnr(degrade(clear, PRESETS["easy"].with_strengths(s), generators(24)), clear) for s in (0.2, 1, 2)]
     assert by_strength[0] > by_strength[1] > by_strength[2]
 
 

@@ -18,18 +18,19 @@ def draw_background(canvas: Canvas, rng: np.random.Generator) -> None:
         _clutter(picture, rng)
     if shrink > 1 or rng.random() < 0.5:
         picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 3.0))))
-    full = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC), np.float32) / 255
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    full = np.asarray(resized).transpose(2, 0, 1).astype(np.float32, order="C") / 255
     if rng.random() < 0.4:
         kind = str(rng.choice(["cloud", "skin", "strand"]))
-        full = full * (1 + rng.uniform(0.03, 0.2) * cut_texture(kind, rng, height, width, rng.uniform(0.7, 3))[..., None])
+        full *= 1 + np.float32(rng.uniform(0.03, 0.2)) * cut_texture(kind, rng, height, width, rng.uniform(0.7, 3))
     np.clip(full, 0, 1, out=full)
-    canvas.albedo[:] = full * full
+    np.multiply(full, full, out=canvas.albedo)
 
 
 def _gradient(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
     """Four random corner colours, blended."""
     grey = rng.uniform(20, 235)
-    spread = rng.choice([8, 20, 45])
+    spread = rng.choice([6, 12, 35])
     fall = rng.normal(0, 30, (2, 2, 1))
     corners = np.clip(grey + fall + rng.normal(0, spread, 3) + rng.normal(0, spread / 2, (2, 2, 3)), 5, 250)
     return Image.fromarray(corners.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
@@ -39,7 +40,7 @@ def _clutter(picture: Image.Image, rng: np.random.Generator) -> None:
     """Boxes, discs, bars and frames at random places, partly like windows, shelves and lights."""
     draw = ImageDraw.Draw(picture)
     width, height = picture.size
-    chroma = rng.choice([8, 20, 50])
+    chroma = rng.choice([6, 14, 45])
     for _ in range(rng.integers(3, 22)):
         x, y = rng.uniform(-0.2, 1.1) * width, rng.uniform(-0.2, 1.1) * height
         w, h = rng.beta(1, 3, 2) * (width, height) * 0.8 + 1

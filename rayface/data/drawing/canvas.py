@@ -1,8 +1,8 @@
 """A canvas with separate colour, light and class buffers, and the shapes that are painted on it.
 
-Shading is deferred: shapes paint their own colour into `albedo`, the light that falls on them into `light` and their
-highlights into `gloss`; `develop` multiplies them at the end. So make-up, beard, lips and skin all take the head's
-light. Colours are kept as the square of the sRGB value (a cheap stand-in for linear light).
+Shading is deferred: shapes paint their own colour into `albedo`, the light that falls on them into `light`
+and their highlights into `gloss`; `develop` multiplies them at the end. So make-up, beard, lips and skin all
+take the head's light. Colours are kept as the square of the sRGB value (a cheap stand-in for linear light).
 """
 
 import functools
@@ -28,7 +28,8 @@ def colour(red: float, green: float, blue: float) -> Array:
 def texture(kind: str) -> Array:
     """A fixed noise picture, float32 [768, 768] with mean 0 and deviation 1, that wraps at its borders.
 
-    Kinds: `grain` (white), `skin` (pores and blotches), `strand` (streaks along y), `cloud` (large and smooth).
+    Kinds: `grain` (white), `skin` (pores and blotches), `strand` (streaks along y), `cloud` (large and
+    smooth).
     """
     white = generator(0, 0, 0, f"texture-{kind}").standard_normal((TEXTURE_SIDE, TEXTURE_SIDE)).astype(np.float32)
     frequency_y, frequency_x = np.fft.fftfreq(TEXTURE_SIDE)[:, None], np.fft.rfftfreq(TEXTURE_SIDE)[None]
@@ -50,6 +51,11 @@ def cut_texture(kind: str, rng: np.random.Generator, height: int, width: int, zo
     rows = (top + (np.arange(height) / zoom).astype(np.intp)) % TEXTURE_SIDE
     columns = (left + (np.arange(width) / zoom).astype(np.intp)) % TEXTURE_SIDE
     return bank[rows[:, None], columns[None]]
+
+
+def varied(base: Array, factor: Array) -> Array:
+    """A colour [3] made lighter and darker by `factor` [h, w]: float32 [3, h, w]."""
+    return base.astype(np.float32)[:, None, None] * factor.astype(np.float32, copy=False)
 
 
 @dataclass
@@ -83,7 +89,7 @@ class Canvas:
 
     def __init__(self, height: int, width: int, unit: float) -> None:
         self.height, self.width, self.unit = height, width, unit
-        self.albedo = np.zeros((height, width, 3), np.float32)
+        self.albedo = np.zeros((3, height, width), np.float32)
         self.light = np.full((height, width), 0.75, np.float32)
         self.gloss = np.zeros((height, width), np.float32)
         self.labels = np.zeros((height, width), np.uint8)
@@ -99,10 +105,10 @@ class Canvas:
     def _raster(self, curves: Sequence[Array], soft: float, line: float | None) -> Region:
         x0, y0, x1, y1 = self._box(np.concatenate(curves), (line or 0) + 2 * soft + 1)
         width, height = max(x1 - x0, 1), max(y1 - y0, 1)
-        factor = 4 if width * height < 8000 else 2
-        if soft > 1.5:
-            factor = 1 if line is None or line > 3 else 2  # the blur hides the steps
-        bitmap = Image.new("L", (width * factor, height * factor))
+        factor: float = 4 if width * height < 8000 else 2
+        if soft > 1.5 and (line is None or line > 3):
+            factor = 0.5 if soft > 3 and min(width, height) > 8 else 1  # the blur hides the steps
+        bitmap = Image.new("L", (math.ceil(width * factor), math.ceil(height * factor)))
         draw = ImageDraw.Draw(bitmap)
         for points in curves:
             vertices = ((points - (x0, y0) + 0.5) * factor - 0.5).ravel().tolist()
@@ -110,11 +116,14 @@ class Canvas:
                 draw.polygon(vertices, fill=255)
             else:
                 thickness = max(round(line * factor), 1)
-                draw.line(vertices, fill=255, width=thickness, joint="curve" if thickness > 5 else None)
+                draw.line(vertices, fill=255, width=thickness, joint="curve" if thickness > 6 and soft < 1 else None)
         if factor > 1:
-            bitmap = bitmap.reduce(factor)
-        if soft > 0:
-            bitmap = bitmap.filter(ImageFilter.GaussianBlur(soft))
+            bitmap = bitmap.reduce(int(factor))
+        if soft > 0.5:
+            bitmap = bitmap.filter(ImageFilter.GaussianBlur(soft * min(factor, 1)))
+        if factor < 1:
+            bitmap = bitmap.resize((2 * bitmap.width, 2 * bitmap.height), Image.Resampling.BILINEAR)
+            bitmap = bitmap.crop((0, 0, width, height))
         alpha = np.asarray(bitmap, np.float32) * np.float32(1 / 255)
         if line is not None and line * factor < 1:  # thinner than Pillow can draw: fainter instead
             alpha = alpha * (line * factor)
@@ -147,11 +156,13 @@ class Canvas:
         light: Array | float | None = None,
         gloss: Array | float | None = None,
     ) -> None:
-        """Cover `region` with colour `paint` ([3] or [h, w, 3]); light, gloss and class where given."""
+        """Cover `region` with colour `paint` ([3] or [3, h, w]); light, gloss and class where given."""
         window = region.window
-        alpha = region.alpha * np.float32(opacity)
-        under = self.albedo[window]
-        under += alpha[..., None] * (paint - under)
+        alpha = region.alpha if opacity == 1 else region.alpha * np.float32(opacity)
+        under = self.albedo[:, window[0], window[1]]
+        change = paint.astype(np.float32, copy=False).reshape(3, *(paint.shape[1:] or (1, 1))) - under
+        change *= alpha
+        under += change
         if light is not None:
             self.light[window] += alpha * (light - self.light[window])
         if gloss is not None:
@@ -165,14 +176,17 @@ class Canvas:
 
     def tint(self, region: Region, factor: Array, opacity: float = 1.0) -> None:
         """Multiply the colours under `region` by `factor` [3]."""
-        self.albedo[region.window] *= 1 + (region.alpha * np.float32(opacity))[..., None] * (factor - 1)
+        for channel in range(3):
+            self.albedo[channel][region.window] *= 1 + region.alpha * np.float32(opacity * (factor[channel] - 1))
 
     def shade(self, region: Region, amount: float) -> None:
         """Take away (or, below 0, add) a share of the light under `region`."""
         self.light[region.window] *= 1 - region.alpha * np.float32(amount)
 
     def develop(self, ambient: Array, key: Array) -> Array:
-        """The lit picture, float32 [H, W, 3], sRGB in [0, 1] and above where overexposed."""
-        lit = self.albedo * (ambient + key * self.light[..., None])
-        lit += self.gloss[..., None] * key
+        """The lit picture, float32 [3, H, W], sRGB in [0, 1] and above where overexposed."""
+        lit = self.light * key[:, None, None]
+        lit += ambient[:, None, None]
+        lit *= self.albedo
+        lit += self.gloss * key[:, None, None]
         return np.sqrt(np.maximum(lit, 0, out=lit), out=lit)

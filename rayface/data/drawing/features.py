@@ -114,7 +114,7 @@ def _eye(s: Sitter, side: int) -> None:
         rim = s.canvas.blob(s.view.at(side * (0.5 + corner * half * 0.95), 0.02 + y0, -0.08), 0.045 * u, 0.045 * u)
         s.canvas.tint(rim.within(eye), np.array([0.75, 0.5, 0.48], np.float32), 0.8)
     _iris(s, eye, s.view.at(side * 0.5 + 0.07 * look.gaze[0], -0.025 + y0 + 0.03 * look.gaze[1], -0.08))
-    lid_shadow = s.canvas.line(upper_px + (0, 0.025 * u), 0.05 * u, 0.02 * u)
+    lid_shadow = s.canvas.line(upper_px + s.pixels(0, 0.025), 0.05 * u, 0.02 * u)
     s.canvas.shade(lid_shadow.within(eye), 0.65)
 
     lash = colour(26, 18, 16)
@@ -132,7 +132,7 @@ def _iris(s: Sitter, eye: Region, centre: Array) -> None:
     iris = s.canvas.polygon(centre + ring * 0.118 * u).within(eye)
     s.canvas.paint(iris, base * 0.45)
     s.canvas.paint(s.canvas.polygon(centre + ring * 0.095 * u).within(eye), base)
-    s.canvas.paint(s.canvas.blob(centre + (0, 0.035 * u), 0.04 * u, 0.03 * u).within(iris), base * 1.8, opacity=0.8)
+    s.canvas.paint(s.canvas.blob(centre + s.pixels(0, 0.035), 0.04 * u, 0.03 * u).within(iris), base * 1.8, opacity=0.8)
     s.canvas.paint(s.canvas.polygon(centre + ring * 0.044 * u).within(eye), colour(10, 8, 8))
     glint = centre + np.array([0.035 * np.sign(np.sin(s.look.light_azimuth)), -0.035]) * u
     spot = s.canvas.polygon(glint + ring * 0.02 * u).within(eye)
@@ -141,15 +141,19 @@ def _iris(s: Sitter, eye: Region, centre: Array) -> None:
 
 def _brow(s: Sitter, side: int) -> None:
     who, look, u = s.who, s.look, s.unit
-    y0 = -0.3 * who.brow_height - look.brow_raise + s.shift(5 if side > 0 else 0, 0.03)
+    y0 = -0.3 * who.brow_height - look.brow_raise + s.shift(5 if side > 0 else 0)
     arch = 0.03 + 0.1 * who.brow_arch
-    spine = smooth(np.array([(0.2, y0 + 0.01), (0.42, y0 - 0.4 * arch), (0.64, y0 - arch), (0.86, y0 - 0.15 * arch)]), 5, False)
+    spine = smooth(
+        np.array([(0.2, y0 + 0.01), (0.42, y0 - 0.4 * arch), (0.64, y0 - arch), (0.86, y0 - 0.15 * arch)]), 5, False
+    )
     thickness = (0.028 + 0.052 * who.brow_weight) * np.interp(spine[:, 0], [0.2, 0.3, 0.6, 0.87], [0.75, 1, 0.85, 0.15])
     edge = np.concatenate([spine - np.column_stack([0 * thickness, thickness]),
                            (spine + np.column_stack([0 * thickness, thickness]))[::-1]])  # fmt: skip
     points = s.view.on_face(edge * (side, 1), 0.03)
     region = s.canvas.polygon(points, soft=0.028 * u).within(s.face)
-    dark = colour(*HAIR_COLOURS[who.hair_colour]) * (0.35 if who.hair_colour in {"Blond_Hair", "Gray_Hair", "Red"} else 0.7)
+    dark = colour(*HAIR_COLOURS[who.hair_colour]) * (
+        0.35 if who.hair_colour in {"Blond_Hair", "Gray_Hair", "Red"} else 0.7
+    )
     density = 0.5 + 0.35 * who.brow_weight
     s.canvas.paint(region, dark, opacity=density, label=PARSING_ID["l_brow" if side > 0 else "r_brow"], gloss=0.0)
     count = 14

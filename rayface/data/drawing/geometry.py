@@ -1,7 +1,7 @@
 """Head geometry: smooth curves, the head's surface, its pose and its place in the picture.
 
-Head coordinates are in eye distances: the origin lies between the pupils, x to the right of the picture, y down and
-z towards the camera.
+Head coordinates are in eye distances: the origin lies between the pupils, x to the right of the picture, y
+down and z towards the camera.
 """
 
 import functools
@@ -44,7 +44,7 @@ def mirrored(half: Array) -> Array:
 
 
 def surface_depth(points: Array) -> Array:
-    """z of the head's surface at `points` [n, 2]; flat outside it."""
+    """z of the head's surface at `points` [n, 2 or 3] (x, y); flat outside it."""
     inside = 1 - ((points[:, 0]) / HEAD_RADII[0]) ** 2 - ((points[:, 1] - HEAD_CENTRE[1]) / HEAD_RADII[1]) ** 2
     return HEAD_RADII[2] * np.sqrt(np.maximum(inside, 0.03))
 
@@ -76,13 +76,15 @@ class View:
         """Head points [n, 3] -> pixels [n, 2]."""
         turned = (points - HEAD_CENTRE) @ self.rotation.T
         flat = turned[:, :2] * (CAMERA_DISTANCE / (CAMERA_DISTANCE - turned[:, 2:])) + HEAD_CENTRE[:2]
-        placed = self.scale * (flat[:, 0] + 1j * flat[:, 1]) + self.offset
-        return np.stack([placed.real, placed.imag], 1)
+        a, b = self.scale.real, self.scale.imag
+        return flat @ np.array([[a, b], [-b, a]]) + (self.offset.real, self.offset.imag)
 
     def on_face(self, points: Array, lift: float = 0.0) -> Array:
         """Points [n, 2] on the head's surface, `lift` above it -> pixels [n, 2]."""
-        points = np.asarray(points, np.float64)
-        return self.project(np.column_stack([points, surface_depth(points) + lift]))
+        placed = np.empty((len(points), 3))
+        placed[:, :2] = points
+        placed[:, 2] = surface_depth(placed) + lift
+        return self.project(placed)
 
     def at(self, x: float, y: float, lift: float = 0.0) -> Array:
         """One point on the surface -> pixel [2]."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rayface.data.drawing.canvas import TEXTURE_SIDE, Region, colour, cut_texture, texture
+from rayface.data.drawing.canvas import TEXTURE_SIDE, Region, colour, cut_texture, texture, varied
 from rayface.data.drawing.geometry import mirrored, smooth, surface_depth
 from rayface.data.drawing.head import Sitter, chin
 from rayface.data.drawing.person import HAIR_COLOURS, has_bangs
@@ -11,7 +11,16 @@ from rayface.records import PARSING_ID
 Array = np.ndarray
 HAIR = PARSING_ID["hair"]
 
-VOLUME = {"receding": 0.05, "buzz": 0.02, "short": 0.14, "parted": 0.2, "bob": 0.16, "long": 0.17, "tied": 0.07, "afro": 0.5}
+VOLUME = {
+    "receding": 0.05,
+    "buzz": 0.02,
+    "short": 0.18,
+    "parted": 0.2,
+    "bob": 0.22,
+    "long": 0.25,
+    "tied": 0.07,
+    "afro": 0.5,
+}
 
 
 def hair_colour(s: Sitter) -> Array:
@@ -24,7 +33,9 @@ def _strands(s: Sitter, region: Region, around_crown: bool) -> Array:
     height, width = region.alpha.shape
     wave, u = s.who.hair_wave, s.unit
     if wave == 1.0:
-        return 0.8 * cut_texture("skin", s.rng, height, width, zoom=u / 18) + 0.3 * cut_texture("grain", s.rng, height, width)
+        return 0.8 * cut_texture("skin", s.rng, height, width, zoom=u / 18) + 0.3 * cut_texture(
+            "grain", s.rng, height, width
+        )
     y, x = np.ogrid[region.top : region.top + height, region.left : region.left + width]
     offset = s.rng.integers(0, TEXTURE_SIDE, 2)
     crown = s.view.project(np.array([[0.15 * s.who.displacement[5], -1.5, 0.35]]))[0]
@@ -52,14 +63,14 @@ def _paint_hair(s: Sitter, points: Array, *, around_crown: bool, depth: float = 
     u = s.unit
     rough = {"buzz": 0.25, "receding": 0.4}.get(s.look.hair_style, 0.5 + 0.4 * s.who.hair_wave)
     if shadow:
-        cast = s.canvas.polygon(points + (-0.05 * u * np.sin(s.look.light_azimuth), 0.07 * u), soft=0.07 * u)
+        cast = s.canvas.polygon(points + s.pixels(-0.05 * np.sin(s.look.light_azimuth), 0.07), soft=0.07 * u)
         s.canvas.shade(cast.within(s.face), shadow)
     soft = s.canvas.polygon(points, soft=(0.03 + 0.05 * rough) * u)
     strands = _strands(s, soft, around_crown)
     region = _ragged(s, soft, strands, rough)
     height, width = region.alpha.shape
-    depth_of_strands = 0.1 if s.who.hair_colour == "Gray_Hair" else 0.17
-    tone = hair_colour(s) * np.maximum(1 + depth_of_strands * strands[..., None], 0.25)
+    contrast = 0.1 if s.who.hair_colour in {"Gray_Hair", "Blond_Hair"} else 0.17
+    tone = varied(hair_colour(s), np.maximum(1 + contrast * strands, 0.25))
     y, x = np.ogrid[region.top : region.top + height, region.left : region.left + width]
     centre = s.view.project(np.array([[0, -0.4, 0.0]]))[0]
     dx, dy = (x - centre[0]) / u, (y - centre[1]) / u
@@ -74,15 +85,31 @@ def _paint_hair(s: Sitter, points: Array, *, around_crown: bool, depth: float = 
 def draw_back_hair(s: Sitter) -> None:
     """What hangs behind the neck; nothing for short styles."""
     style, v = s.look.hair_style, VOLUME.get(s.look.hair_style, 0) + 0.1 * s.who.hair_wave
+    half: list[tuple[float, float, float]]
     if style == "afro":
-        half = [(0, -2.0, 0), (0.9, -1.85, 0), (1.55, -1.2, 0), (1.68, -0.4, 0), (1.5, 0.4, 0), (1.0, 0.9, 0), (0, 0.9, 0)]
+        half = [
+            (0, -2.0, 0),
+            (0.9, -1.85, 0),
+            (1.55, -1.2, 0),
+            (1.68, -0.4, 0),
+            (1.5, 0.4, 0),
+            (1.0, 0.9, 0),
+            (0, 0.9, 0),
+        ]
     elif style in {"long", "bob"}:
-        end = 1.35 + 0.25 * s.who.displacement[4] * 0.5 if style == "bob" else 3.6
+        end = 1.35 + 0.25 * s.who.displacement[4] * 0.5 if style == "bob" else 3.4
         flare = 0.12 * s.who.hair_wave + (0.1 if style == "bob" else 0.25)
         half = [(0, -1.6 - v, -0.2), (0.75, -1.45 - v, -0.2), (1.12 + v, -0.9, -0.3), (1.18 + v, 0, -0.3),
                 (1.2 + v + flare * 0.5, 0.9, -0.3), (1.15 + v + flare, end, -0.2), (0, end, -0.4)]  # fmt: skip
     elif style == "tied":
-        half = [(0, -1.5, -0.3), (0.7, -1.4, -0.4), (1.02, -0.6, -0.5), (0.95, 0.5, -0.6), (0.6, 1.0, -0.6), (0, 1.0, -0.6)]
+        half = [
+            (0, -1.5, -0.3),
+            (0.7, -1.4, -0.4),
+            (1.02, -0.6, -0.5),
+            (0.95, 0.5, -0.6),
+            (0.6, 1.0, -0.6),
+            (0, 1.0, -0.6),
+        ]
         bun = s.view.project(np.array([[0.3 * s.who.displacement[4], -1.75, -0.5]]))[0]
         angle = np.linspace(0, 2 * np.pi, 16, endpoint=False)
         _paint_hair(s, bun + np.column_stack([np.cos(angle) * 0.48, np.sin(angle) * 0.36]) * s.unit, around_crown=False)
@@ -98,7 +125,14 @@ def _hairline(s: Sitter) -> Array:
     low = 0.28 if style in {"short", "parted", "buzz", "receding"} else 0.1
     peak = 0.05 * s.who.displacement[3]
     if style == "receding":
-        right = [(0.99 * w, low), (0.95 * w, -0.2), (0.93 * w, -0.6), (0.72, -1.18 * f), (0.4, -1.26 * f), (0.2, -1.12 * f)]
+        right = [
+            (0.99 * w, low),
+            (0.95 * w, -0.2),
+            (0.93 * w, -0.6),
+            (0.72, -1.18 * f),
+            (0.4, -1.26 * f),
+            (0.2, -1.12 * f),
+        ]
         middle = (0, -1.08 * f)
     else:
         right = [(0.99 * w, low), (0.93 * w, -0.12), (0.9 * w, -0.5), (0.8 * w, -0.8), (0.5, -1.0 * f)]
@@ -108,7 +142,9 @@ def _hairline(s: Sitter) -> Array:
     if has_bangs(s.look):
         sweep = 0.5 * np.sign(s.who.displacement[3])
         inside = np.abs(line[:, 0]) < 0.86 * w
-        line[inside, 1] = -0.5 + 0.1 * s.who.displacement[2] * 0.4 + 0.16 * sweep * line[inside, 0] - 0.08 * line[inside, 0] ** 2
+        line[inside, 1] = (
+            -0.5 + 0.1 * s.who.displacement[2] * 0.4 + 0.16 * sweep * line[inside, 0] - 0.08 * line[inside, 0] ** 2
+        )
     elif style == "parted":
         line[4:8, 1] += 0.1 * np.sign(s.who.displacement[3]) * line[4:8, 0]
     return line
@@ -122,7 +158,12 @@ def draw_front_hair(s: Sitter) -> None:
     v = VOLUME[style] + (0.08 * s.who.hair_wave if style not in {"buzz", "receding", "tied"} else 0)
     low = 0.28 if style in {"short", "parted", "buzz", "receding"} else 0.1
     lean = 0.12 * np.sign(s.who.displacement[3]) if style == "parted" else 0.0
-    side = [(1.04 * w, low), (1.1 * w + 0.3 * v, -0.15), (1.14 * w + 0.7 * v, -0.65), (0.95 * w + 0.8 * v, -1.1 - 0.6 * v)]
+    side = [
+        (1.04 * w, low),
+        (1.1 * w + 0.3 * v, -0.15),
+        (1.14 * w + 0.7 * v, -0.65),
+        (0.95 * w + 0.8 * v, -1.1 - 0.6 * v),
+    ]
     top = [(0.55, -1.5 - v), (0, -1.64 - v)]
     outer = np.array([*[(-x, y) for x, y in (*side, top[0])], top[1], top[0], *side[::-1]])
     outer[:, 1] -= lean * outer[:, 0]
@@ -160,11 +201,23 @@ def _beard_shapes(s: Sitter) -> list[Array]:
     """Right halves of the outlines, head coordinates [n, 2], from the middle's top to the middle's bottom."""
     lip, bottom, style = 0.93 + 0.0 * s.who.lips, chin(s.who, s.look), s.look.beard
     lift = 0.06 * max(s.look.smile, 0)
-    moustache = np.array([(0, 0.8), (0.2, 0.78), (0.4, 0.88 - lift), (0.54, 1.1 - lift), (0.46, 1.12 - lift), (0.3, 1.0), (0, lip + 0.08)])
-    patch = np.array([(0, 1.25), (0.18, 1.22), (0.34, 1.3), (0.4, bottom - 0.25), (0.25, bottom + 0.1), (0, bottom + 0.1)])
+    moustache = np.array(
+        [
+            (0, 0.8),
+            (0.2, 0.78),
+            (0.4, 0.88 - lift),
+            (0.54, 1.1 - lift),
+            (0.46, 1.12 - lift),
+            (0.3, 1.0),
+            (0, lip + 0.08),
+        ]
+    )
+    patch = np.array(
+        [(0, 1.25), (0.18, 1.22), (0.34, 1.3), (0.4, bottom - 0.25), (0.25, bottom + 0.1), (0, bottom + 0.1)]
+    )
     beard = np.array([
-        (0, 0.8), (0.2, 0.78), (0.45, 0.86 - lift), (0.62, 0.92 - lift), (0.8, 0.68), (0.93, 0.25), (0.95, -0.1), (1.2, -0.1),
-        (1.25, 0.6), (1.1, 1.2), (0.8, bottom), (0.4, bottom + 0.15), (0, bottom + 0.15),
+        (0, 0.8), (0.2, 0.78), (0.45, 0.86 - lift), (0.62, 0.92 - lift), (0.8, 0.68), (0.93, 0.25), (0.95, -0.1),
+        (1.2, -0.1), (1.25, 0.6), (1.1, 1.2), (0.8, bottom), (0.4, bottom + 0.15), (0, bottom + 0.15),
     ])  # fmt: skip
     if style in {"full", "stubble"}:
         return [beard]
@@ -189,7 +242,7 @@ def draw_facial_hair(s: Sitter) -> None:
         edge = np.clip((soft.alpha - 0.5 + 0.05 * streaks + 0.05 * noise) * 2.5 + 0.5, 0, 1) * skin
         hairs = 0.6 * streaks + 0.6 * noise
         cover = np.clip(0.36 + 0.12 * hairs, 0.05, 0.7) if stubble else np.clip(0.84 + 0.1 * hairs, 0.4, 0.97)
-        tone = base * np.maximum(1 + 0.22 * hairs[..., None], 0.3)
+        tone = varied(base, np.maximum(1 + 0.22 * hairs, 0.3))
         region = Region(soft.top, soft.left, (edge * cover).astype(np.float32))
         s.canvas.paint(region, tone, gloss=0.0)
         s.canvas.facial_hair[soft.window] |= edge > 0.5

@@ -11,6 +11,8 @@ from rayface.records import PARSING_ID
 
 Array = np.ndarray
 
+ASYMMETRY = 0.035  # how far features move at most (one deviation), in eye distances
+
 
 @dataclass
 class Sitter:
@@ -34,14 +36,18 @@ class Sitter:
     def unit(self) -> float:
         return self.view.unit
 
-    def shift(self, index: int, size: float = 0.022) -> float:
+    def pixels(self, x: float, y: float) -> Array:
+        """A displacement in eye distances as pixels, [2]."""
+        return np.array([x, y]) * self.unit
+
+    def shift(self, index: int, size: float = ASYMMETRY) -> float:
         """The displacement of one feature by the person's asymmetry, in eye distances."""
         return self.who.displacement[index] * self.who.asymmetry * size
 
 
 def landmarks(who: Identity, look: Look) -> Array:
     """The five points in head coordinates, [5, 3]: pupils, tip of the nose, corners of the mouth."""
-    tilt = 0.022
+    tilt = ASYMMETRY
     eyes = [[-0.5, who.displacement[0] * who.asymmetry * tilt], [0.5, who.displacement[1] * who.asymmetry * tilt]]
     nose = [[who.displacement[2] * who.asymmetry * tilt, 0.6 * who.nose_length]]
     left, right = mouth_corners(who, look)
@@ -53,7 +59,7 @@ def mouth_corners(who: Identity, look: Look) -> tuple[tuple[float, float], tuple
     """Left and right corner on the face."""
     half = 0.42 * who.mouth_width * (1 + 0.14 * look.smile - 0.06 * look.mouth_open)
     y = 1.055 - 0.07 * look.smile
-    lean = who.displacement[3] * who.asymmetry * 0.03
+    lean = who.displacement[3] * who.asymmetry * ASYMMETRY
     return (-half, y + lean), (half, y - lean)
 
 
@@ -64,15 +70,15 @@ def chin(who: Identity, look: Look) -> float:
 
 def outline(who: Identity, look: Look) -> Array:
     """The face's outline in head coordinates, [n, 3], from the hairline's middle clockwise."""
-    width, full, bottom = 1.05 * who.width, 0.09 * who.fullness, chin(who, look)
+    width, full, bottom = 1.05 * who.width, 0.07 * who.fullness, chin(who, look)
     half = [
         (0, -1.48, 0.3), (0.5, -1.36, 0.3), (0.88 * who.width, -0.95, 0.22), (width * 0.965, -0.4, 0.2),
-        (width * 0.985, 0.0, 0.2), (width * 0.97 + full * 0.4, 0.42, 0.2), (width * 0.9 * who.jaw + full, 0.85, 0.26),
-        (width * 0.74 * who.jaw + full * 1.3, 1.22, 0.38), (0.44 * who.chin + full, bottom - 0.17, 0.58),
+        (width * 0.985, 0.0, 0.2), (width * 0.97 + full * 0.4, 0.42, 0.2), (width * 0.88 * who.jaw + full, 0.85, 0.26),
+        (width * 0.71 * who.jaw + full * 1.3, 1.22, 0.38), (0.42 * who.chin + full, bottom - 0.17, 0.58),
         (0.2 * who.chin, bottom - 0.03, 0.7), (0, bottom, 0.74),
     ]  # fmt: skip
     points = mirrored(np.array(half))
-    points[:, 0] += who.displacement[4] * who.asymmetry * 0.03 * np.clip(points[:, 1], 0, None)
+    points[:, 0] += who.displacement[4] * who.asymmetry * ASYMMETRY * np.clip(points[:, 1], 0, None)
     return smooth(points, 5)
 
 
@@ -81,7 +87,7 @@ def draw_neck(s: Sitter) -> None:
     width = (0.83 if s.who.male else 0.66) * s.who.width + 0.12 * s.who.fullness
     half = [
         (0, 0.7, -0.2), (width, 0.7, -0.2), (width * 0.98, 1.5, -0.15), (width * 1.12, 1.78, -0.1),
-        (1.7, 2.1, -0.1), (2.4, 2.5, -0.1), (2.6, 5.5, 0), (0, 5.5, 0),
+        (1.7, 2.1, -0.1), (2.4, 2.5, -0.1), (2.6, 4.5, 0), (2.6, 14, 0), (0, 14, 0),
     ]  # fmt: skip
     region = s.canvas.polygon(s.view.project(smooth(mirrored(np.array(half)), 4)))
     light = 0.62 - 0.12 * s.look.light_azimuth * _across(s, region)
@@ -114,7 +120,9 @@ def draw_ears(s: Sitter) -> None:
         inner = shape * (0.999, 0.72, 1) + (-side * 0.02, 0.04, -0.1)
         hollow = s.canvas.line(s.view.project(smooth(inner[1:6], 4, closed=False)), 0.035 * s.unit, 0.02 * s.unit)
         s.canvas.shade(hollow.within(region), 0.35)
-        hole = s.canvas.blob(s.view.project(np.array([[side * (width + 0.03), 0.18, -0.1]]))[0], 0.05 * s.unit, 0.1 * s.unit)
+        hole = s.canvas.blob(
+            s.view.project(np.array([[side * (width + 0.03), 0.18, -0.1]]))[0], 0.05 * s.unit, 0.1 * s.unit
+        )
         s.canvas.shade(hole.within(region), 0.4)
 
 
@@ -126,11 +134,14 @@ def draw_skin(s: Sitter) -> None:
     light, gloss = head_light(s, region)
     pores = cut_texture("skin", s.rng, height, width, zoom=max(s.unit / 90, 0.5))
     strength = 0.01 + 0.035 * s.who.roughness + 0.015 * s.who.age
-    skin = s.skin * (1 + strength * pores[..., None] * np.array([0.6, 1, 1.1], np.float32))
+    skin = np.stack(
+        [s.skin[channel] * (1 + np.float32(strength * red) * pores) for channel, red in enumerate((0.6, 1, 1.1))]
+    )
     s.canvas.paint(region, skin, label=PARSING_ID["skin"], light=light, gloss=gloss)
     red = np.array([1.0, 0.8, 0.78], np.float32)
     for x, y, wide, high, amount in (
-        (-0.62, 0.55, 0.3, 0.25, 0.3), (0.62, 0.55, 0.3, 0.25, 0.3), (0, 0.55, 0.16, 0.16, 0.3), (0, 1.5, 0.3, 0.2, 0.2),
+        (-0.62, 0.55, 0.3, 0.25, 0.3), (0.62, 0.55, 0.3, 0.25, 0.3), (0, 0.55, 0.16, 0.16, 0.3),
+        (0, 1.5, 0.3, 0.2, 0.2),
     ):  # fmt: skip
         s.canvas.tint(s.canvas.blob(s.view.at(x, y), wide * s.unit, high * s.unit).within(region), red, amount)
     if s.look.rosy:
@@ -165,7 +176,8 @@ def _bumps(s: Sitter) -> Array:
 
 
 def head_light(s: Sitter, region: Region) -> tuple[Array, Array]:
-    """Diffuse light and highlights on the face, float32 [h, w] each, from the normals of ellipsoid and relief.
+    """Diffuse light and highlights on the face, float32 [h, w] each, from the normals of ellipsoid and
+    relief.
 
     Wrapped Lambert shading and Blinn's highlights, worked out on a coarse grid and enlarged: both are smooth.
     """
@@ -195,7 +207,10 @@ def head_light(s: Sitter, region: Region) -> tuple[Array, Array]:
     ly, lz = -np.sin(s.look.light_height), np.cos(s.look.light_azimuth) * np.cos(s.look.light_height)
     facing = (-slope_x * lx - slope_y * ly + lz) * norm
     wrap = 0.2
-    light = np.maximum((facing + wrap) / (1 + wrap), 0) * (1.05 + 2.2 * hollow) * (0.62 + 0.38 * np.minimum(1.7 * depth, 1)) + 0.04
+    light = (
+        np.maximum((facing + wrap) / (1 + wrap), 0) * (1.05 + 2.2 * hollow) * (0.62 + 0.38 * np.minimum(1.7 * depth, 1))
+        + 0.04
+    )
     hx, hy, hz = np.array([lx, ly, lz + 1]) / np.sqrt(lx**2 + ly**2 + (lz + 1) ** 2)
     mirror = np.maximum((-slope_x * hx - slope_y * hy + hz) * norm, 0)
     gloss = 0.16 * mirror**28 + 0.03 * mirror**6

@@ -1,8 +1,9 @@
 """Who is drawn (identity) and how in this one picture (look), and the attributes that follow from both.
 
-An identity is all that stays the same between two photos of a person: geometry, skin, hair and eye colour, habits.
-A look is what changes: pose, expression, light, glasses, hat, make-up, beard length, background. Skin tone, sex and
-attractiveness are drawn independently of each other, so that no network can learn one from the other here.
+An identity is all that stays the same between two photos of a person: geometry, skin, hair and eye colour,
+habits. A look is what changes: pose, expression, light, glasses, hat, make-up, beard length, background. Skin
+tone, sex and attractiveness are drawn independently of each other, so that no network can learn one from the
+other here.
 """
 
 from collections.abc import Mapping
@@ -69,8 +70,8 @@ class Identity:
 
     @property
     def attractive(self) -> bool:
-        """The drawn proxy of CelebA's label: an even face and smooth skin, about 45 % of identities."""
-        return self.asymmetry < 0.6 and self.roughness < 0.65 and not self.bags
+        """The drawn proxy of CelebA's label: an even face and smooth skin, about 40 % of identities."""
+        return self.asymmetry < 0.7 and self.roughness < 0.75 and not self.bags
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def draw_identity(rng: np.random.Generator) -> Identity:
 
 def _hair_habit(rng: np.random.Generator, male: bool, age: float, tone: float) -> tuple[str, float]:
     weights = (
-        [0.07 + 0.1 * age, 0.05 + 0.25 * age, 0.18, 0.3, 0.2, 0.02, 0.06, 0.03, 0.03]
+        [0.1 + 0.12 * age, 0.05 + 0.25 * age, 0.18, 0.3, 0.2, 0.02, 0.06, 0.03, 0.03]
         if male
         else [0.0, 0.0, 0.02, 0.08, 0.06, 0.24, 0.4, 0.18, 0.03]
     )

@@ -4,7 +4,7 @@ import colorsys
 
 import numpy as np
 
-from rayface.data.drawing.canvas import Region, colour, cut_texture
+from rayface.data.drawing.canvas import Region, colour, cut_texture, varied
 from rayface.data.drawing.geometry import mirrored, smooth, surface_depth
 from rayface.data.drawing.head import Sitter
 from rayface.records import PARSING_ID
@@ -22,12 +22,12 @@ def _cloth(s: Sitter, points: Array, base: Array, light: float = 0.75) -> Region
     """Fill an outline (head coordinates [n, 3]) with woven or striped cloth and a few folds."""
     region = s.canvas.polygon(s.view.project(points))
     height, width = region.alpha.shape
-    tone = base * np.maximum(1 + 0.06 * cut_texture("grain", s.rng, height, width, 1.5)[..., None], 0)
+    tone = varied(base, np.maximum(1 + 0.06 * cut_texture("grain", s.rng, height, width, 1.5), 0))
     if s.rng.random() < 0.3:
         period, phase = s.rng.uniform(0.1, 0.4) * s.unit, s.rng.uniform(0, 6)
         y, x = np.ogrid[:height, :width]
         stripes = (np.sin((y if s.rng.random() < 0.5 else x) * 6.28 / period + phase) > 0.2).astype(np.float32)
-        tone = tone + stripes[..., None] * 0.5 * (_any_colour(s.rng) - tone)
+        tone += 0.5 * stripes * (_any_colour(s.rng)[:, None, None] - tone)
     folds = light + 0.1 * cut_texture("cloud", s.rng, height, width, s.unit / 90)
     s.canvas.paint(region, tone, label=PARSING_ID["cloth"], light=folds, gloss=0.0)
     return region
@@ -41,10 +41,21 @@ def draw_clothes(s: Sitter) -> None:
     half = np.array([
         (0, dip, 0.2), (0.4, dip - (0.12 if kind == "crew" else 0.35), 0.15), (side - 0.1, start + 0.08, 0),
         (side, start, -0.1), (1.5, 1.88, -0.15), (2.1, 2.05, -0.15), (2.6, 2.5, -0.1),
-        (2.9, 5.8, 0), (0, 5.8, 0),
+        (2.75, 4.5, 0), (2.8, 14, 0), (0, 14, 0),
     ])  # fmt: skip
     if kind == "bare":  # a neckline off the shoulders
-        half = np.array([(0, 3.0, 0.2), (0.9, 2.75, 0.1), (1.6, 2.45, 0), (2.2, 2.3, -0.1), (2.7, 2.7, -0.1), (2.9, 5.8, 0), (0, 5.8, 0)])
+        half = np.array(
+            [
+                (0, 3.0, 0.2),
+                (0.9, 2.75, 0.1),
+                (1.6, 2.45, 0),
+                (2.2, 2.3, -0.1),
+                (2.7, 2.7, -0.1),
+                (2.75, 4.5, 0),
+                (2.8, 14, 0),
+                (0, 14, 0),
+            ]
+        )
     base = _any_colour(s.rng)
     points = smooth(mirrored(half), 3)
     if kind in {"shirt", "tie"}:
@@ -53,20 +64,26 @@ def draw_clothes(s: Sitter) -> None:
         for m in (-1, 1):  # the collar's wings
             wing = [(0.74, 1.5, 0.05), (0.86, 1.62, -0.05), (0.62, 2.18, 0.25), (0.08, 1.98, 0.3)]
             collar = s.canvas.polygon(s.view.project(np.array(wing) * (m, 1, 1)))
-            s.canvas.shade(s.canvas.polygon(s.view.project(np.array(wing) * (m, 1, 1)) + (0, 0.05 * s.unit), 0.03 * s.unit), 0.3)
+            s.canvas.shade(
+                s.canvas.polygon(s.view.project(np.array(wing) * (m, 1, 1)) + s.pixels(0, 0.05), 0.03 * s.unit), 0.3
+            )
             s.canvas.paint(collar, shirt, label=PARSING_ID["cloth"], light=0.84)
         if kind == "tie":
             knot = [(0, 1.93, 0.3), (0.17, 1.95, 0.3), (0.1, 2.2, 0.3), (0.3, 4.5, 0.3), (0, 4.6, 0.3)]
             _cloth(s, mirrored(np.array(knot)), _any_colour(s.rng, 0.25), 0.72)
         if s.rng.random() < 0.7:
             for m in (-1, 1):
-                lapel = np.array([(1.0, 1.68, -0.1), (2.1, 2.03, -0.1), (3, 2.6, 0), (3, 5.8, 0), (0.2, 5.8, 0.3), (0.7, 2.4, 0.3)])
+                lapel = np.array(
+                    [(1.0, 1.68, -0.1), (2.1, 2.03, -0.1), (3, 2.6, 0), (3, 14, 0), (0.2, 14, 0.3), (0.7, 2.4, 0.3)]
+                )
                 _cloth(s, lapel * (m, 1, 1), base * 0.4, 0.65)
         return
     region = _cloth(s, points, base)
     hem = smooth(half[:4], 5, closed=False)
     for m in (-1, 1):
-        s.canvas.shade(s.canvas.line(s.view.project(hem * (m, 1, 1)) + (0, 0.05 * s.unit), 0.05 * s.unit).within(region), 0.2)
+        s.canvas.shade(
+            s.canvas.line(s.view.project(hem * (m, 1, 1)) + s.pixels(0, 0.05), 0.05 * s.unit).within(region), 0.2
+        )
 
 
 def draw_necklace(s: Sitter) -> None:
@@ -78,7 +95,8 @@ def draw_necklace(s: Sitter) -> None:
     chain = smooth(np.concatenate([half, half[:2][::-1] * (-1, 1, 1)]), 10, closed=False)
     metal = colour(214, 178, 92) if s.rng.random() < 0.6 else colour(215, 215, 220)
     line = s.canvas.line(s.view.project(chain), s.rng.uniform(0.03, 0.08) * s.unit)
-    beads = 0.75 + 0.35 * np.sign(cut_texture("grain", s.rng, *line.alpha.shape, zoom=2.0))
+    height, width = line.alpha.shape
+    beads = 0.75 + 0.35 * np.sign(cut_texture("grain", s.rng, height, width, zoom=2.0))
     s.canvas.paint(line, metal, label=PARSING_ID["neck_l"], light=beads, gloss=0.05)
 
 
@@ -98,9 +116,11 @@ def draw_earrings(s: Sitter) -> None:
         if kind == 0:
             part = s.canvas.polygon(centre + ring * size)
         elif kind == 1:
-            part = s.canvas.line(centre + (0, 0.16 * s.unit) + ring * 0.16 * (0.7, 1), 0.045 * s.unit)
+            part = s.canvas.line(centre + s.pixels(0, 0.16) + ring * 0.16 * (0.7, 1), 0.045 * s.unit)
         else:
-            drop = np.array([(0, -0.05), (size * 0.8, 0.25), (size * 0.5, 0.4), (-size * 0.5, 0.4), (-size * 0.8, 0.25)])
+            drop = np.array(
+                [(0, -0.05), (size * 0.8, 0.25), (size * 0.5, 0.4), (-size * 0.5, 0.4), (-size * 0.8, 0.25)]
+            )
             part = s.canvas.polygon(centre + drop * s.unit)
         s.canvas.paint(part, metal, label=PARSING_ID["ear_r"], light=0.85, gloss=0.12)
 
@@ -110,7 +130,9 @@ def draw_glasses(s: Sitter) -> None:
     if s.look.glasses == "none":
         return
     sun, u, rng = s.look.glasses == "sun", s.unit, s.rng
-    power, wide, high = [(2.0, 0.35, 0.33), (5.0, 0.41, 0.26), (2.6, 0.4, 0.27), (3.2, 0.42, 0.33)][s.look.glasses_shape]
+    power, wide, high = [(2.0, 0.35, 0.33), (5.0, 0.41, 0.26), (2.6, 0.4, 0.27), (3.2, 0.42, 0.33)][
+        s.look.glasses_shape
+    ]
     scale = rng.uniform(0.92, 1.08) * (1.1 if sun else 1.0)
     frame_width = rng.uniform(0.03, 0.075) * u
     frame = colour(24, 22, 24) if rng.random() < 0.6 else _any_colour(rng, 0.2) * 0.5
@@ -121,7 +143,7 @@ def draw_glasses(s: Sitter) -> None:
     place = lambda flat, z=0.22: s.view.project(np.column_stack([flat, np.full(len(flat), 1.0 + z)]))  # noqa: E731
     for m in (-1, 1):
         rim = place(ring * (m, 1) + (m * 0.5, 0.05), 0.08)
-        shadow = s.canvas.line(rim + (0, 0.06 * u), frame_width * 1.4, 0.03 * u)
+        shadow = s.canvas.line(rim + s.pixels(0, 0.06), frame_width * 1.4, 0.03 * u)
         s.canvas.shade(shadow.within(s.face), 0.3)
         lens = s.canvas.polygon(rim)
         kept = np.isin(s.canvas.labels[lens.window], CLEAR_KEEPS)
@@ -129,11 +151,17 @@ def draw_glasses(s: Sitter) -> None:
         s.canvas.paint(lens, tint if sun else colour(235, 240, 245), opacity=0.93 if sun else 0.06)
         if sun:
             s.canvas.gloss[lens.window] *= 1 - 0.8 * lens.alpha
-        glare = s.canvas.line(np.stack([rim[8], rim[17]]) , 0.09 * u, 0.02 * u).within(lens)
+        glare = s.canvas.line(np.stack([rim[8], rim[17]]), 0.09 * u, 0.02 * u).within(lens)
         s.canvas.gloss[glare.window] += glare.alpha * rng.uniform(0.0, 0.12)
         s.canvas.labels[lens.window][visible] = PARSING_ID["eye_g"]
         s.canvas.paint(s.canvas.line(rim, frame_width), frame, label=PARSING_ID["eye_g"], light=0.7, gloss=0.03)
-        hinge = np.array([(m * (0.5 + wide * scale), -0.02, 1.06), (m * 1.06 * s.who.width, -0.06, 0.55), (m * 1.08 * s.who.width, -0.02, 0.0)])
+        hinge = np.array(
+            [
+                (m * (0.5 + wide * scale), -0.02, 1.06),
+                (m * 1.06 * s.who.width, -0.06, 0.55),
+                (m * 1.08 * s.who.width, -0.02, 0.0),
+            ]
+        )
         far = m * s.view.rotation[0, 2] > 0.12  # that arm is behind the face
         arm = s.canvas.line(s.view.project(hinge[:2] if far else hinge), frame_width)
         s.canvas.paint(arm, frame, label=PARSING_ID["eye_g"], light=0.6)
@@ -153,24 +181,47 @@ def draw_hat(s: Sitter) -> None:
     rim = np.concatenate([low, low[-2::-1] * (-1, 1)])
     rim3 = np.column_stack([rim, surface_depth(rim) * np.clip(1.25 - np.abs(rim[:, 0]), 0, 1) + 0.05])
     puff = 0.3 if kind == "beanie" else 0.2
-    dome = np.array([(-1.22 * w, -0.7), (-1.14 * w, -1.2), (-0.72, -1.55 - puff), (0, -1.72 - puff), (0.72, -1.55 - puff), (1.14 * w, -1.2), (1.22 * w, -0.7)])
+    dome = np.array(
+        [
+            (-1.22 * w, -0.7),
+            (-1.14 * w, -1.2),
+            (-0.72, -1.55 - puff),
+            (0, -1.72 - puff),
+            (0.72, -1.55 - puff),
+            (1.14 * w, -1.2),
+            (1.22 * w, -0.7),
+        ]
+    )
     points = np.concatenate([s.view.project(np.column_stack([smooth(dome, 5, closed=False), np.zeros(31)])),
                              s.view.project(smooth(rim3, 4, closed=False))])  # fmt: skip
-    s.canvas.shade(s.canvas.polygon(points + (0, 0.14 * s.unit), 0.08 * s.unit).within(s.face), 0.45)
+    s.canvas.shade(s.canvas.polygon(points + s.pixels(0, 0.14), 0.08 * s.unit).within(s.face), 0.45)
     _fabric(s, s.canvas.polygon(points), base, knit=kind == "beanie")
     if kind == "cap":
-        visor = np.array([(-0.86 * w, -0.72, 0.75), (-0.8, -0.66, 1.6), (0, -0.6, 2.1), (0.8, -0.66, 1.6), (0.86 * w, -0.72, 0.75), (0, -0.92, 1.2)])
+        visor = np.array(
+            [
+                (-0.86 * w, -0.72, 0.75),
+                (-0.8, -0.66, 1.6),
+                (0, -0.6, 2.1),
+                (0.8, -0.66, 1.6),
+                (0.86 * w, -0.72, 0.75),
+                (0, -0.92, 1.2),
+            ]
+        )
         piece = s.canvas.polygon(s.view.project(smooth(visor, 4)))
-        s.canvas.shade(s.canvas.polygon(s.view.project(smooth(visor, 4)) + (0, 0.12 * s.unit), 0.08 * s.unit).within(s.face), 0.4)
+        s.canvas.shade(
+            s.canvas.polygon(s.view.project(smooth(visor, 4)) + s.pixels(0, 0.12), 0.08 * s.unit).within(s.face), 0.4
+        )
         _fabric(s, piece, base * rng.uniform(0.4, 1.0), knit=False)
     elif kind == "brim":
         angle = np.linspace(0, 2 * np.pi, 30, endpoint=False)
         reach = rng.uniform(1.75, 2.1)
-        brim = np.column_stack([np.cos(angle) * reach, -0.78 + 0.14 * np.sin(angle) - 0.1 * np.cos(angle) ** 2, np.sin(angle) * 1.6])
-        shadow = s.canvas.polygon(s.view.project(brim) + (0, 0.22 * s.unit), 0.1 * s.unit)
+        brim = np.column_stack(
+            [np.cos(angle) * reach, -0.78 + 0.14 * np.sin(angle) - 0.1 * np.cos(angle) ** 2, np.sin(angle) * 1.6]
+        )
+        shadow = s.canvas.polygon(s.view.project(brim) + s.pixels(0, 0.22), 0.1 * s.unit)
         s.canvas.shade(shadow.within(s.face), 0.35)
         _fabric(s, s.canvas.polygon(s.view.project(brim)), base, knit=False)
-        band = np.concatenate([points[31:], points[31:][::-1] - (0, 0.25 * s.unit)])
+        band = np.concatenate([points[31:], points[31:][::-1] - s.pixels(0, 0.25)])
         s.canvas.paint(s.canvas.polygon(band), _any_colour(rng) * 0.4, label=PARSING_ID["hat"], light=0.7)
 
 
@@ -182,5 +233,5 @@ def _fabric(s: Sitter, region: Region, base: Array, knit: bool) -> None:
     light = np.clip(0.8 + 0.3 * np.sin(s.look.light_azimuth) * dx - 0.16 * dx**2 - 0.15 * dy, 0.2, 1.2)
     if knit:
         light = light * (0.9 + 0.14 * np.sin(x * 6.28 / (0.09 * s.unit)) * np.sin(y * 6.28 / (0.11 * s.unit)))
-    tone = base * np.maximum(1 + 0.05 * cut_texture("grain", s.rng, height, width, 1.3)[..., None], 0)
+    tone = varied(base, np.maximum(1 + 0.05 * cut_texture("grain", s.rng, height, width, 1.3), 0))
     s.canvas.paint(region, tone, label=PARSING_ID["hat"], light=light.astype(np.float32), gloss=0.0)
