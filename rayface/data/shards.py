@@ -85,11 +85,15 @@ def write_bytes(data: bytes, path: str, filesystem: fs.FileSystem) -> None:
 
 
 def write_shard(
-    rows: Sequence[Mapping[str, Any]], path: str, filesystem: fs.FileSystem | None = None
+    rows: Sequence[Mapping[str, Any]],
+    path: str,
+    filesystem: fs.FileSystem | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write face records to `path`: dicts with the fields of `records.FACE_SCHEMA`, nullable ones may lack.
 
     Empty `rows` give a valid shard without rows: a chunk whose pictures were all rejected is finished too.
+    `metadata` is kept in the shard beside the definitions.
     Raises RayfaceError when a row does not fit the schema or the place cannot be written.
     """
     if filesystem is None:
@@ -98,9 +102,7 @@ def write_shard(
         table = pa.Table.from_pylist([dict(row) for row in rows], schema=records.FACE_SCHEMA)
         table.validate()
     except (pa.ArrowException, TypeError) as error:
-        raise RayfaceError(
-            f"{path}: a record does not fit the schema ({error}).", kind="bad-record"
-        ) from error
+        raise RayfaceError(f"{path}: a record does not fit the schema ({error}).", kind="bad-record") from error
     sink = pa.BufferOutputStream()
     pq.write_table(
         table,

@@ -1,0 +1,235 @@
+"""Photos to data sets with Ray Data: one chunk of the sorted source list, one task, one shard.
+
+A shard is written under a temporary name and renamed, and carries its chunk's rejected pictures in its
+metadata: it is there whole or not at all. So a stopped ingest, started again, skips what is finished and
+doubles nothing.
+"""
+
+import csv
+import dataclasses
+import functools
+import io
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+
+from rayface import records
+from rayface.data import shards
+from rayface.data.crops import CropMaker, CropOptions, Rejection
+from rayface.data.sources import Item, Source, find_items
+from rayface.errors import RayfaceError
+
+PLAN = "ingest.json"  # what the data set is being made from; compared when an ingest is resumed
+REJECTED_KEY = "rayface.rejected"
+_TELL_SECONDS = 5.0
+
+Tell = Callable[[str], None]
+
+
+def ingest(
+    source: str | Path,
+    out: str | Path,
+    format: str,
+    size: int = 256,
+    align: str = "auto",
+    image_format: str = "jpeg",
+    quality: int = 95,
+    chunk: int = 128,
+    workers: int | None = None,
+    max_faces: int = 16,
+    min_face: int = 40,
+    limit: int | None = None,
+    tell: Tell | None = None,
+) -> dict[str, Any]:
+    """Make the data set `out` of the photos in `source`; both are folders or addresses such as s3://bucket/folder.
+
+    `format` is one of `sources.FORMATS`; for `size` (pixels), `align`, `image_format`, `quality`, `max_faces`
+    and `min_face` see `crops.CropOptions`. `chunk` photos make a shard; `workers` processes work at most (all
+    CPUs of the cluster by default); only the first `limit` photos are taken. Runs on the Ray cluster this
+    process or RAY_ADDRESS is connected to, else on a local one. `tell` is given progress and remarks.
+
+    Gives a summary: faces, splits, identities, rejected (by reason), photos, photos read now, seconds. What
+    was left out is listed with the reason in rejected.csv.
+
+    Raises RayfaceError for impossible options, a source that does not fit the format, an `out` that holds
+    something else or cannot be written.
+    """
+    began = time.monotonic()
+    tell = tell or (lambda _: None)
+    options = CropOptions(format, size, align, image_format, quality, max_faces, min_face)
+    if chunk < 1 or (workers is not None and workers < 1):
+        raise RayfaceError(f"ingest: chunk {chunk} and workers {workers} must be at least 1.")
+    found = find_items(source, format, limit)
+    if align == "landmarks" and not any(item.landmarks for item in found.items):
+        raise RayfaceError(
+            f"{source} has no landmarks for --align landmarks; put landmarks.csv or "
+            "list_landmarks_align_celeba.txt there, or use --align detect.",
+            kind="no-landmarks",
+        )
+    for note in found.notes:
+        tell(f"{source}: {note}")
+    filesystem, folder = shards.open_filesystem(out)
+    plan = _plan(options, chunk, found)
+    _claim(filesystem, folder, plan)
+    shards.remove_temporary(filesystem, folder)
+    chunks = [found.items[start : start + chunk] for start in range(0, len(found.items), chunk)]
+    finished = set(shards.list_shards(filesystem, folder))
+    todo = {n: items for n, items in enumerate(chunks) if shards.shard_name(n) not in finished}
+    if finished:
+        tell(f"{len(chunks) - len(todo)} of {len(chunks)} shards are finished already")
+    if todo:
+        _run(todo, options, str(source), str(out), workers, tell)
+    rejected = _write_rejected(filesystem, folder, found)
+    manifest = shards.write_manifest(
+        folder, filesystem, format=format, size=size, options=plan, rejected=Counter(row[1] for row in rejected)
+    )
+    photos = sum(len(items) for items in todo.values())
+    return {
+        **{key: manifest[key] for key in ("faces", "splits", "identities", "columns", "rejected")},
+        "photos": len(found.items),
+        "photos_read": photos,
+        "seconds": round(time.monotonic() - began, 2),
+    }
+
+
+def _plan(options: CropOptions, chunk: int, found: Source) -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(options),
+        "chunk": chunk,
+        "photos": len(found.items),
+        "source": found.digest(),
+        "schema": records.SCHEMA_VERSION,
+    }
+
+
+def _claim(filesystem: fs.FileSystem, folder: str, plan: dict[str, Any]) -> None:
+    """Write the plan down, or check that what is there was made by the same one."""
+    try:
+        with filesystem.open_input_stream(f"{folder}/{PLAN}") as stream:
+            old = json.loads(stream.read())
+    except FileNotFoundError:
+        held = [info.base_name for info in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))]
+        if shards.MANIFEST in held or any(name.endswith(".parquet") for name in held):
+            raise RayfaceError(
+                f"{folder} holds another data set; choose another folder or delete it.",
+                status=409,
+                kind="dataset-exists",
+            ) from None
+        shards.write_bytes(json.dumps(plan, indent=1).encode(), f"{folder}/{PLAN}", filesystem)
+        return
+    except (OSError, ValueError) as error:
+        raise RayfaceError(f"{folder}/{PLAN} cannot be read ({error}); choose another folder.") from error
+    changed = [f"{key} ({old.get(key)} then, {value} now)" for key, value in plan.items() if old.get(key) != value]
+    if changed:
+        raise RayfaceError(
+            f"{folder} was begun with other photos or options: {', '.join(changed)}. Use the same ones to go on, "
+            "choose another folder, or delete it ('source' is a digest of the photos, their sizes and labels).",
+            status=409,
+            kind="dataset-exists",
+        )
+
+
+def connect() -> None:
+    """Use the Ray cluster of this process or of RAY_ADDRESS; else start a local one, quietly."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.WARNING)
+    else:
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+
+
+@functools.lru_cache(maxsize=1)
+def _crop_maker(options: CropOptions, source: str) -> CropMaker:
+    """Kept from task to task: Ray runs them in the same worker processes, which so load the detector once."""
+    return CropMaker(options, shards.open_filesystem(source)[0])
+
+
+def write_chunk(chunk: dict[str, Any]) -> dict[str, Any]:
+    """The task of one Ray worker: a chunk of photos in, its shard written, counts out."""
+    items = [Item(**values) for values in json.loads(chunk["items"])]
+    maker = _crop_maker(CropOptions(**json.loads(chunk["options"])), chunk["source"])
+    faces, rejected = maker.records(items)
+    filesystem, folder = shards.open_filesystem(chunk["out"])
+    error = ""
+    try:
+        path = f"{folder}/{shards.shard_name(chunk['shard'])}"
+        shards.write_shard(faces, path, filesystem, {REJECTED_KEY: json.dumps(rejected)})
+    except RayfaceError as caught:  # handed over as a value: Ray would wrap it in an error of its own
+        error = json.dumps([str(caught), caught.status, caught.kind])
+    return {"photos": len(items), "faces": len(faces), "error": error}
+
+
+def _run(
+    todo: dict[int, list[Item]], options: CropOptions, source: str, out: str, workers: int | None, tell: Tell
+) -> None:
+    import ray.data
+
+    connect()
+    # The driver tells the progress itself; warnings here are about bars and logs.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    common = {
+        "options": json.dumps(dataclasses.asdict(options)),
+        "source": _absolute(source),
+        "out": _absolute(out),
+    }
+    chunks = [
+        {"shard": number, "items": json.dumps([dataclasses.asdict(item) for item in items]), **common}
+        for number, items in todo.items()
+    ]
+    results = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map(
+        write_chunk, num_cpus=1, concurrency=workers
+    )
+    total = sum(len(items) for items in todo.values())
+    for line in _progress(results.iter_rows(), total):
+        tell(line)
+
+
+def _progress(results: Any, total: int) -> Iterator[str]:
+    """Lines about how far it is, while results come; the first error stops."""
+    began = told = time.monotonic()
+    photos = faces = 0
+    for result in results:
+        if result["error"]:
+            message, status, kind = json.loads(result["error"])
+            raise RayfaceError(message, status=status, kind=kind)
+        photos += result["photos"]
+        faces += result["faces"]
+        now = time.monotonic()
+        if now - told >= _TELL_SECONDS or photos == total:
+            told = now
+            rate = photos / (now - began)
+            left = (total - photos) / rate
+            yield f"{photos} of {total} photos, {faces} faces, {rate:.0f} photos/s, {left:.0f} s left"
+
+
+def _absolute(path: str) -> str:
+    """Workers run in other folders than the driver."""
+    return path if "://" in path else str(Path(path).expanduser().absolute())
+
+
+def _write_rejected(filesystem: fs.FileSystem, folder: str, found: Source) -> list[Rejection]:
+    rejected = list(found.rejected)
+    for name in shards.list_shards(filesystem, folder):
+        with shards.open_shard(f"{folder}/{name}", filesystem) as shard:
+            noted = (shard.schema_arrow.metadata or {}).get(REJECTED_KEY.encode(), b"[]")
+        rejected += [(row[0], row[1], row[2]) for row in json.loads(noted)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("id", "reason", "detail"))
+    writer.writerows(sorted(rejected))
+    shards.write_bytes(
+        text.getvalue().encode("utf-8", errors="surrogateescape"), f"{folder}/{shards.REJECTED}", filesystem
+    )
+    return rejected
