@@ -84,3 +84,13 @@ def storage(tmp_path: Path) -> str:
     folder = tmp_path / "storage"
     folder.mkdir()
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def drawn_faces(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A dataset folder of 64 drawn faces of 64 px."""
+    from rayface.data.synth import synthesise
+
+    folder = tmp_path_factory.mktemp("drawn")
+    synthesise(str(folder), count=64, size=64, seed=7)
+    return str(folder)

@@ -18,17 +18,17 @@ Predict = Callable[[Tensor], Tensor]
 
 
 def gaussian_filter(crops: Tensor) -> Tensor:
-    """The simplest denoiser, a baseline: a 5-pixel Gaussian of sigma 1 on uint8 [N, 3, S, S]."""
-    from rayface.data.degradation import gaussian_blur
+    """The simplest denoiser, a baseline: a Gaussian of sigma 1 px on uint8 [N, 3, S, S]."""
+    from kornia.filters import gaussian_blur2d
 
-    return to_uint8(gaussian_blur(to_float(crops), (1.0, 1.0), 0.0, 5.0))
+    return to_uint8(gaussian_blur2d(to_float(crops), (5, 5), (1.0, 1.0)))
 
 
 def median_filter(crops: Tensor) -> Tensor:
     """A 3x3 median per channel, a baseline."""
-    padded = torch.nn.functional.pad(crops.float(), (1, 1, 1, 1), mode="replicate").to(torch.uint8)
-    windows = padded.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4)
-    return windows.median(-1).values
+    from kornia.filters import median_blur
+
+    return to_uint8(median_blur(to_float(crops), (3, 3)))
 
 
 def restoration_report(

@@ -1,4 +1,4 @@
-"""Rewrite curves.json: `python -m tests.training.curves`, when a change means to move the numbers."""
+"""Rewrite curves.json: `python -m tests.training.curves`, only when a change means to move the numbers."""
 
 import json
 import tempfile
@@ -6,15 +6,12 @@ from pathlib import Path
 
 import torch
 
-from rayface.data.synth import synthesise
-from tests.training.test_loop import CURVES, trained
+from tests.training.patterns import write_patterns
+from tests.training.test_loop import CURVES, losses_of
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        synthesise(f"{folder}/drawn", count=64, size=64, seed=7)
-        curves = {}
-        for name in ("parsing", "enhancement"):
-            _, lines = trained(name, f"{folder}/drawn", Path(folder) / "logs", "steps=8")
-            curves[name] = [line[key] for line in lines for key in line if key.startswith("loss/")]
+        write_patterns(Path(folder))
+        curves = {name: losses_of(name, folder, Path(folder) / "logs") for name in ("parsing", "enhancement")}
     CURVES.write_text(json.dumps(curves, indent=1) + "\n")

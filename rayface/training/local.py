@@ -1,0 +1,52 @@
+"""Training in this process, without a worker group: what a Tune trial with one worker runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rayface.data.shards import open_filesystem
+from rayface.errors import RayfaceError
+from rayface.store import open_store
+from rayface.systems.base import get_system
+from rayface.training.launch import save_model
+from rayface.training.loop import Training, run
+from rayface.training.progress import Progress
+from rayface.training.request import TrainRequest, load_frozen, resolve, training_split
+from rayface.training.workers import solo
+
+
+def train_here(request: TrainRequest) -> dict[str, Any]:
+    """Train the systems of a request one after the other; resumes from what an interrupted call left.
+
+    Checkpoints need a local folder: raises RayfaceError for storage at an address.
+    """
+    plan = resolve(request)
+    if "://" in plan.request.storage:
+        raise RayfaceError(f"training in one process needs a local folder for checkpoints, not {request.storage}")
+    _, folder = open_filesystem(plan.request.run_folder)
+    models = {}
+    for name in plan.request.systems:
+        models[name] = _train_system(plan, name, Path(folder) / name)
+    return {"run": plan.request.name, "models": models, "store": plan.request.store_uri}
+
+
+def _train_system(plan: Any, name: str, folder: Path) -> str:
+    system, config, store = get_system(name), plan.config(name), open_store(plan.request.store_uri)
+    workers = solo("cuda" if plan.request.gpu else "cpu")
+    dataset = training_split(plan, name)
+    frozen = load_frozen(store, system.frozen_models(config))
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "state.pt").exists():
+        training = Training.resume(system, config, workers, folder, dataset.digest, frozen)
+    else:
+        init = store.load(plan.request.init).networks if plan.request.init else None
+        training = Training.start(system, config, workers, frozen, init)
+    progress = Progress(plan.request.run_folder, name, training.step)
+
+    def on_checkpoint(step: int, metrics: dict[str, float], write: Callable[[Path], None] | None) -> None:
+        if write is not None:
+            write(folder)
+
+    run(training, dataset, on_checkpoint, progress)
+    progress.close()
+    return save_model(plan, training, dataset)

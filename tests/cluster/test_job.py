@@ -1,0 +1,77 @@
+"""Training by `ray job submit` on a head started as a user starts one."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The job address of a `ray start --head`; stopped by its process group, not by `ray stop`, which stops all."""
+    port = free_port()
+    log = tmp_path_factory.mktemp("head") / "log"
+    command = [
+        RAY, "start", "--head", "--block", "--port=0", f"--dashboard-port={port}", "--num-cpus=2",
+        f"--ray-client-server-port={free_port()}", "--include-dashboard=true", "--disable-usage-stats",
+        "--object-store-memory=200000000",
+    ]  # fmt: skip
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+    address = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(f"{address}/api/version", timeout=2):
+                break
+        except OSError:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.5)
+    yield address
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(30)
+
+
+def submit(address: str, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", "python", *command],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"RAY_TRAIN_V2_ENABLED": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.ray
+def test_a_submitted_job_trains_and_saves_its_model(head: str, drawn_faces: str, tmp_path: Path) -> None:
+    arguments = ("--data", drawn_faces, "--preset", "tiny", "--storage", str(tmp_path), "--name", "job")
+    done = submit(head, "-m", "cluster.train", "parsing", *arguments, "--set", "steps=4", "--set", "checkpoint_every=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "succeeded" in done.stdout + done.stderr
+    info = json.loads((tmp_path / "store" / "parsing" / "1" / "config.json").read_text())
+    assert info["run"] == "job"
+    assert info["steps"] == 4
+    assert len((tmp_path / "job" / "parsing" / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.ray
+def test_a_job_that_cannot_run_fails_with_the_reason(head: str, tmp_path: Path) -> None:
+    done = submit(head, "-m", "cluster.train", "parsing", "--data", str(tmp_path), "--storage", str(tmp_path))
+    assert done.returncode != 0
+    assert "rayface data ingest" in done.stdout + done.stderr
