@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from rayface.errors import RayfaceError
 from rayface.imaging.boxes import shift, square, suppress
@@ -42,7 +41,6 @@ class DetectorConfig:
     thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)  # least probability after each network
     pyramid_step: float = 0.709  # between sizes searched: halves the area
     max_candidates: int = 400  # a photo, from the proposal network; the best are kept
-    passes: int = 2  # of the output network: later ones look again at the corrected box
 
     def __post_init__(self) -> None:
         if self.min_face < WINDOW or not 0.3 < self.pyramid_step < 0.95 or self.max_side < 48:
@@ -121,7 +119,7 @@ class Detector:
             stack = torch.stack([photos[index] for index in chunk]).to(self.device)
             margin = round(pad * max(stack.shape[-2:]))
             if margin:
-                stack = functional.pad(stack.float(), [margin] * 4, mode="replicate").to(torch.uint8)
+                stack = _extend(stack, margin)
             for index, faces in zip(chunk, self._cascade(stack, margin), strict=True):
                 results[index] = faces
         return [faces for faces in results if faces is not None]
@@ -134,13 +132,11 @@ class Detector:
         boxes, owner, scores, _ = self._judge(networks.refinement, pyramid, boxes, owner, config.thresholds[1])
         kept = suppress(boxes, scores, owner, REFINED_OVERLAP)
         boxes, owner = boxes[kept], owner[kept]
-        landmarks = boxes.new_zeros((0, 5, 2))
-        for _ in range(config.passes):
-            boxes, owner, scores, landmarks = self._judge(
-                networks.output, pyramid, boxes, owner, config.thresholds[2]
-            )
-            kept = suppress(boxes, scores, owner, FINAL_OVERLAP, of_smaller=True)
-            boxes, owner, scores, landmarks = boxes[kept], owner[kept], scores[kept], landmarks[kept]
+        boxes, owner, scores, landmarks = self._judge(
+            networks.output, pyramid, boxes, owner, config.thresholds[2]
+        )
+        kept = suppress(boxes, scores, owner, FINAL_OVERLAP, of_smaller=True)
+        boxes, owner, scores, landmarks = boxes[kept], owner[kept], scores[kept], landmarks[kept]
         # from the outer edge to the centre of the top left pixel
         boxes, landmarks = boxes.cpu() - margin - 0.5, landmarks.cpu() - margin - 0.5
         owner, scores = owner.cpu(), scores.cpu()
@@ -187,6 +183,14 @@ def _check(photo: Tensor) -> None:
         raise RayfaceError(
             f"a photo must be uint8 [3, H, W], not {str(photo.dtype).removeprefix('torch.')} {list(photo.shape)}."
         )
+
+
+def _extend(photos: Tensor, margin: int) -> Tensor:
+    """Photos with `margin` more pixels on every side, copies of the border (torch pads no uint8)."""
+    height, width = photos.shape[-2:]
+    y = torch.arange(-margin, height + margin, device=photos.device).clamp(0, height - 1)
+    x = torch.arange(-margin, width + margin, device=photos.device).clamp(0, width - 1)
+    return photos[:, :, y[:, None], x]
 
 
 def _chunks(photos: Sequence[Tensor]) -> Iterator[list[int]]:
