@@ -1,0 +1,172 @@
+"""README's commands are run, in order, in a copy of the project; those that are not run say why, and exist."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCK = re.compile(r"(?:<!-- not run:(?P<reason>[^>]*)-->\n)?```(?P<language>\w*)\n(?P<body>.*?)```", re.DOTALL)
+COPIED = ("rayface", "serve", "tune", "cluster", "weights", "docs", "README.md", "pyproject.toml")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block: its language, its commands (lines after `$ `), and why it is not run ("" if it is)."""
+
+    language: str
+    commands: tuple[str, ...]
+    reason: str
+
+
+def read_blocks(text: str) -> list[Block]:
+    """The fenced blocks of a Markdown text."""
+    found = []
+    for match in BLOCK.finditer(text):
+        lines = match["body"].replace("\\\n", " ").splitlines()
+        commands = tuple(line[2:] for line in lines if line.startswith("$ "))
+        found.append(Block(match["language"], commands, (match["reason"] or "").strip()))
+    return found
+
+
+BLOCKS = read_blocks(README)
+RUN = [command for block in BLOCKS if not block.reason for command in block.commands]
+NOT_RUN = [(command, block.reason) for block in BLOCKS if block.reason for command in block.commands]
+
+
+@pytest.fixture(scope="module")
+def working_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what a clone holds, without the data and runs that lie about here."""
+    copy = tmp_path_factory.mktemp("readme") / "rayface"
+    copy.mkdir()
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.exists():
+            shutil.copy2(source, copy / name)
+    return copy
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(400)
+def test_the_commands_run(working_copy: Path) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(working_copy),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }
+    for command in RUN:
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=working_copy,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert done.returncode == 0, f"$ {command}\n{done.stdout[-4000:]}"
+    assert (working_copy / "runs/enhanced.jpg").stat().st_size > 1000
+    # The copy's code ran, not this checkout's: everything was written there.
+    assert (working_copy / "data/faces/dataset.json").exists()
+
+
+def test_every_block_is_run_or_says_why() -> None:
+    assert {block.language for block in BLOCKS} == {"console"}
+    assert all(block.commands for block in BLOCKS)
+    assert len(RUN) >= 8
+    for command, reason in NOT_RUN:
+        print(f"not run: {command}: {reason}")
+        assert len(reason) > 10, f"{command} is not run, and no reason says why"
+
+
+def unknown_parts(command: str) -> list[str]:
+    """Sub-commands, options, modules, make targets and files that a command of README names and nobody has."""
+    words = shlex.split(command)
+    if "--" in words:  # ray job submit ... -- COMMAND
+        words = words[words.index("--") + 1 :]
+    if words[0] == "make":
+        targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        return [word for word in words[1:] if "=" not in word and word not in targets]
+    if words[:2] == ["python", "-m"]:
+        return _unknown_to_module(words[2], words[3:])
+    if words[0] == "rayface":
+        return _unknown_to_cli(words[1:])
+    if words[:2] == ["serve", "deploy"]:
+        return [word for word in words[2:] if not (ROOT / word).exists()]
+    return []
+
+
+def _unknown_to_module(module: str, words: list[str]) -> list[str]:
+    path = ROOT / Path(*module.split("."))
+    if not (path.with_suffix(".py").exists() or (path / "__main__.py").exists()):
+        return [module]
+    package, _, name = module.partition(".")
+    if package == "cluster" and name in {"train", "evaluate", "apply"}:
+        return _unknown_to_cli([name, *words])
+    if module == "tune":
+        from tune.__main__ import app
+
+        return _unknown_options(app, words)
+    return []
+
+
+def _unknown_to_cli(words: list[str]) -> list[str]:
+    from rayface.cli import app
+
+    return _unknown_options(app, words)
+
+
+def _unknown_options(app: object, words: list[str]) -> list[str]:
+    import typer
+
+    command: click.Command = typer.main.get_command(app)  # type: ignore[arg-type, assignment]
+    rest = list(words)
+    while subcommands := getattr(command, "commands", None):
+        if not rest or rest[0] not in subcommands:
+            return rest[:1] or ["a sub-command is missing"]
+        command = subcommands[rest.pop(0)]
+    known = {option for parameter in command.params for option in parameter.opts}
+    return [word for word in rest if word.startswith("--") and word not in known]
+
+
+@pytest.mark.parametrize("command", [command for command, _ in NOT_RUN])
+def test_what_is_not_run_exists(command: str) -> None:
+    assert unknown_parts(command) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "unknown"),
+    [
+        ("make demo nonsense", ["nonsense"]),
+        ("rayface train parsing --data x --speed 3", ["--speed"]),
+        ("rayface data nonsense", ["nonsense"]),
+        ("python -m nonsense", ["nonsense"]),
+        ("ray job submit --working-dir . -- python -m cluster.train parsing --datum x", ["--datum"]),
+        ("python -m tune augmentation --trails 3", ["--trails"]),
+    ],
+)
+def test_an_unknown_part_is_found(command: str, unknown: list[str]) -> None:
+    assert unknown_parts(command) == unknown
+
+
+def test_reading_blocks() -> None:
+    text = "<!-- not run: because -->\n```console\n$ a \\\n  b\nout\n```\n\n```console\n$ c\n$ d\n```\n"
+    assert read_blocks(text) == [
+        Block("console", ("a    b",), "because"),
+        Block("console", ("c", "d"), ""),
+    ]
+
+
+def test_links_and_pictures_exist() -> None:
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert [link for link in links if not (ROOT / link).exists()] == []
