@@ -7,6 +7,7 @@ face and smooth skin, independent of sex and skin tone) so that the networks tha
 says nothing about people. Figures measured on drawn faces are never figures about photos.
 """
 
+import functools
 import json
 import os
 import time
@@ -174,9 +175,19 @@ def face_record(seed: int, index: int, size: int) -> dict[str, Any]:
         "size": size,
         "landmarks": face.landmarks.ravel().tolist(),
         "mask": codec.encode_mask(face.mask),
-        "facial_hair_mask": codec.encode_mask(face.facial_hair),
+        "facial_hair_mask": _encode_sparse(face.facial_hair),
         "attributes": face.attributes.tolist(),
     }
+
+
+@functools.cache
+def _blank_mask(size: int) -> bytes:
+    return codec.encode_mask(torch.zeros(size, size, dtype=torch.uint8))
+
+
+def _encode_sparse(mask: Tensor) -> bytes:
+    """As `codec.encode_mask`; quicker for the many masks that are empty."""
+    return codec.encode_mask(mask) if mask.any() else _blank_mask(mask.shape[-1])
 
 
 def synthesise(

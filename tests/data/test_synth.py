@@ -249,6 +249,8 @@ def test_smooth_passes_through_its_points_and_views_fit_exactly():
     view = View.turned(0.3, 0.1, 0.05)
     target = view.fitted(head, np.random.default_rng(2).normal(size=(5, 2))).project(head)
     turned = np.array([[0, -2.0], [2.0, 0]])  # a quarter turn at twice the size
+    placed = view.fitted(head, target)
+    assert np.allclose(placed.at(0.3, 0.7, 0.1), placed.on_face(np.array([[0.3, 0.7]]), 0.1)[0])
     again = view.fitted(head, target @ turned + (3, 4))
     assert np.allclose(again.project(head), target @ turned + (3, 4))
     assert again.unit == pytest.approx(2 * view.fitted(head, target).unit)

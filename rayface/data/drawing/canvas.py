@@ -50,7 +50,7 @@ def cut_texture(kind: str, rng: np.random.Generator, height: int, width: int, zo
     top, left = rng.integers(0, TEXTURE_SIDE, 2)
     rows = (top + (np.arange(height) / zoom).astype(np.intp)) % TEXTURE_SIDE
     columns = (left + (np.arange(width) / zoom).astype(np.intp)) % TEXTURE_SIDE
-    return bank[rows[:, None], columns[None]]
+    return bank.take(rows, 0).take(columns, 1)
 
 
 def varied(base: Array, factor: Array) -> Array:
@@ -103,11 +103,13 @@ class Canvas:
         return left, top, min(max(int(x1), 0), width), min(max(int(y1), 0), height)
 
     def _raster(self, curves: Sequence[Array], soft: float, line: float | None) -> Region:
-        x0, y0, x1, y1 = self._box(np.concatenate(curves), (line or 0) + 2 * soft + 1)
+        points = np.concatenate(curves) if len(curves) > 1 else curves[0]
+        x0, y0, x1, y1 = self._box(points, (line or 0) + 2 * soft + 1)
         width, height = max(x1 - x0, 1), max(y1 - y0, 1)
         factor: float = 4 if width * height < 8000 else 2
         if soft > 1.5 and (line is None or line > 3):
-            factor = 0.5 if soft > 3 and min(width, height) > 8 else 1  # the blur hides the steps
+            small = min(width, height) <= 8
+            factor = 1 if small or soft < 2 else 0.5 if soft < 6 else 0.25  # the blur hides the steps
         bitmap = Image.new("L", (math.ceil(width * factor), math.ceil(height * factor)))
         draw = ImageDraw.Draw(bitmap)
         for points in curves:
@@ -122,7 +124,8 @@ class Canvas:
         if soft > 0.5:
             bitmap = bitmap.filter(ImageFilter.GaussianBlur(soft * min(factor, 1)))
         if factor < 1:
-            bitmap = bitmap.resize((2 * bitmap.width, 2 * bitmap.height), Image.Resampling.BILINEAR)
+            enlarged = (round(bitmap.width / factor), round(bitmap.height / factor))
+            bitmap = bitmap.resize(enlarged, Image.Resampling.BILINEAR)
             bitmap = bitmap.crop((0, 0, width, height))
         alpha = np.asarray(bitmap, np.float32) * np.float32(1 / 255)
         if line is not None and line * factor < 1:  # thinner than Pillow can draw: fainter instead
@@ -139,12 +142,17 @@ class Canvas:
 
     def blob(self, centre: Array, sigma_x: float, sigma_y: float) -> Region:
         """A Gaussian spot of height 1."""
-        reach = np.array([sigma_x, sigma_y]) * 2.6
-        x0, y0, x1, y1 = self._box(np.array([centre - reach, centre + reach]), 0)
-        x0, y0 = min(x0, self.width - 1), min(y0, self.height - 1)
-        across = np.exp(-0.5 * ((np.arange(x0, max(x1, x0 + 1), dtype=np.float32) - centre[0]) / sigma_x) ** 2)
-        down = np.exp(-0.5 * ((np.arange(y0, max(y1, y0 + 1), dtype=np.float32) - centre[1]) / sigma_y) ** 2)
-        return Region(y0, x0, (down[:, None] * across[None]).astype(np.float32))
+
+        def profile(middle: float, sigma: float, length: int) -> tuple[int, Array]:
+            first = min(max(math.floor(middle - 2.6 * sigma), 0), length - 1)
+            last = min(max(math.ceil(middle + 2.6 * sigma) + 1, first + 1), length)
+            steps = (np.arange(first, last, dtype=np.float32) - np.float32(middle)) * np.float32(1 / sigma)
+            return first, np.exp(np.float32(-0.5) * steps * steps)
+
+        x, y = centre.tolist()
+        left, across = profile(x, sigma_x, self.width)
+        top, down = profile(y, sigma_y, self.height)
+        return Region(top, left, down[:, None] * across)
 
     def paint(
         self,
@@ -168,16 +176,17 @@ class Canvas:
         if gloss is not None:
             self.gloss[window] += alpha * (gloss - self.gloss[window])
         if label is not None:
-            self.labels[window][region.alpha > 0.5] = label
+            np.copyto(self.labels[window], label, where=region.alpha > 0.5, casting="unsafe")
 
     def mark(self, region: Region, label: int) -> None:
         """Give `region` a class without painting it."""
-        self.labels[region.window][region.alpha > 0.5] = label
+        np.copyto(self.labels[region.window], label, where=region.alpha > 0.5, casting="unsafe")
 
     def tint(self, region: Region, factor: Array, opacity: float = 1.0) -> None:
         """Multiply the colours under `region` by `factor` [3]."""
-        for channel in range(3):
-            self.albedo[channel][region.window] *= 1 + region.alpha * np.float32(opacity * (factor[channel] - 1))
+        window = region.window
+        change = (np.float32(opacity) * (factor - 1)).astype(np.float32)
+        self.albedo[:, window[0], window[1]] *= 1 + region.alpha * change[:, None, None]
 
     def shade(self, region: Region, amount: float) -> None:
         """Take away (or, below 0, add) a share of the light under `region`."""

@@ -73,10 +73,10 @@ def _nose(s: Sitter) -> None:
     s.canvas.shade(shadow.within(s.face), 0.16 + 0.35 * s.look.light_height * abs(np.cos(s.look.light_azimuth)))
     under = s.canvas.blob(s.view.at(x, 0.735 * n, 0.12), 0.17 * who.nose_width * s.unit, 0.035 * s.unit)
     s.canvas.shade(under.within(s.face), 0.5)
+    wing = smooth(np.array([(w, 0.56 * n), (w * 1.04, 0.66 * n), (w * 0.9, 0.74 * n)]), 4, closed=False)
+    wings = [s.view.on_face(wing * (m, 1) + np.array([x, 0]), 0.06) for m in (-1, 1)]
+    s.canvas.shade(s.canvas.line(wings, 0.025 * s.unit, 0.02 * s.unit).within(s.face), 0.45)
     for m in (-1, 1):
-        wing = [(w * 1.0, 0.56), (w * 1.04, 0.66), (w * 0.9, 0.74)]
-        curve = np.stack([s.view.at(x + m * px, py * n, 0.06) for px, py in wing])
-        s.canvas.shade(s.canvas.line(smooth(curve, 4, closed=False), 0.025 * s.unit, 0.02 * s.unit), 0.45)
         hole = s.canvas.blob(s.view.at(x + m * 0.115 * who.nose_width, 0.715 * n, 0.16), 0.055 * s.unit, 0.025 * s.unit)
         s.canvas.paint(hole, s.skin * np.array([0.12, 0.06, 0.05], np.float32), opacity=0.85)
 

@@ -88,7 +88,13 @@ class View:
 
     def at(self, x: float, y: float, lift: float = 0.0) -> Array:
         """One point on the surface -> pixel [2]."""
-        return self.on_face(np.array([[x, y]]), lift)[0]
+        cx, cy, _ = HEAD_CENTRE.tolist()  # the same in plain numbers: much quicker for one point
+        rx, ry, rz = HEAD_RADII.tolist()
+        z = rz * math.sqrt(max(1 - (x / rx) ** 2 - ((y - cy) / ry) ** 2, 0.03)) + lift
+        tx, ty, tz = (a * (x - cx) + b * (y - cy) + c * z for a, b, c in self.rotation.tolist())
+        near = CAMERA_DISTANCE / (CAMERA_DISTANCE - tz)
+        placed = self.scale * complex(tx * near + cx, ty * near + cy) + self.offset
+        return np.array([placed.real, placed.imag])
 
     def fitted(self, points: Array, pixels: Array) -> "View":
         """The same pose, placed so that head points [n, 3] come nearest to `pixels` [n, 2] (least squares)."""

@@ -73,11 +73,11 @@ def _paint_hair(s: Sitter, points: Array, *, around_crown: bool, depth: float = 
     tone = varied(hair_colour(s), np.maximum(1 + contrast * strands, 0.25))
     y, x = np.ogrid[region.top : region.top + height, region.left : region.left + width]
     centre = s.view.project(np.array([[0, -0.4, 0.0]]))[0]
-    dx, dy = (x - centre[0]) / u, (y - centre[1]) / u
-    side = np.sin(s.look.light_azimuth) * np.clip(dx, -1.4, 1.4)
+    dx, dy = ((x - centre[0]) / u).astype(np.float32), ((y - centre[1]) / u).astype(np.float32)
+    side = np.float32(np.sin(s.look.light_azimuth)) * np.clip(dx, -1.4, 1.4)
     light = depth * np.clip(0.72 + 0.3 * side - 0.12 * np.clip(dy, -1, 2), 0.15, 1.3)
     band = np.exp(-(((dy + 0.8 - 0.22 * dx**2 + 0.05 * strands) / 0.2) ** 2)) * (1 - 0.7 * s.who.hair_wave)
-    gloss = depth * band * np.clip(0.05 + 0.025 * strands, 0, 0.2) * (0.4 + 2 * hair_colour(s).mean())
+    gloss = depth * band * np.clip(0.05 + 0.025 * strands, 0, 0.2) * (0.4 + 2 * float(hair_colour(s).mean()))
     s.canvas.paint(region, tone, label=HAIR, light=light.astype(np.float32), gloss=gloss.astype(np.float32))
     return region
 

@@ -94,10 +94,9 @@ def draw_neck(s: Sitter) -> None:
     s.canvas.paint(region, s.skin * np.array([0.95, 0.9, 0.88], np.float32), label=PARSING_ID["neck"], light=light)
     shadow = s.canvas.blob(s.view.at(0, chin(s.who, s.look) + 0.02), 0.75 * s.unit, 0.28 * s.unit)
     s.canvas.shade(shadow.within(region), 0.62)
-    for side in (-1, 1):  # the two neck muscles
-        line = np.array([(side * width * 0.75, 1.3, -0.1), (side * 0.3, 2.1, 0.1), (side * 0.14, 2.3, 0.15)])
-        muscle = s.canvas.line(s.view.project(smooth(line, 5, closed=False)), 0.08 * s.unit, 0.05 * s.unit)
-        s.canvas.shade(muscle.within(region), 0.1)
+    muscle = smooth(np.array([(width * 0.75, 1.3, -0.1), (0.3, 2.1, 0.1), (0.14, 2.3, 0.15)]), 5, closed=False)
+    both = [s.view.project(muscle * (side, 1, 1)) for side in (-1, 1)]
+    s.canvas.shade(s.canvas.line(both, 0.08 * s.unit, 0.05 * s.unit).within(region), 0.1)
 
 
 def _across(s: Sitter, region: Region) -> Array:

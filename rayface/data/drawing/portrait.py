@@ -83,9 +83,9 @@ def photograph(canvas: Canvas, look: Look, rng: np.random.Generator) -> Array:
     picture += np.float32(255 * noise) * cut_texture("grain", rng, canvas.height, canvas.width)
     np.clip(picture, 0, 255, out=picture)
     pixels = picture.astype(np.uint8)
-    blur = rng.uniform(1.6, 3.0) if look.blurry else rng.uniform(0, 0.55)
+    blur = rng.uniform(1.6, 3.0) if look.blurry else rng.uniform(-0.4, 0.6)
     radius = blur * canvas.unit / 63
-    if radius > 0.25:
+    if radius > 0.35:
         channels = [Image.fromarray(channel).filter(ImageFilter.GaussianBlur(radius)) for channel in pixels]
         pixels = np.stack([np.asarray(channel) for channel in channels])
     return pixels

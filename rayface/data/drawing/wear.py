@@ -229,8 +229,9 @@ def _fabric(s: Sitter, region: Region, base: Array, knit: bool) -> None:
     height, width = region.alpha.shape
     y, x = np.ogrid[region.top : region.top + height, region.left : region.left + width]
     centre = s.view.project(np.array([[0, -1.0, 0.0]]))[0]
-    dx, dy = np.clip((x - centre[0]) / s.unit, -1.5, 1.5), (y - centre[1]) / s.unit
-    light = np.clip(0.8 + 0.3 * np.sin(s.look.light_azimuth) * dx - 0.16 * dx**2 - 0.15 * dy, 0.2, 1.2)
+    dx = np.clip((x - centre[0]) / s.unit, -1.5, 1.5).astype(np.float32)
+    dy = ((y - centre[1]) / s.unit).astype(np.float32)
+    light = np.clip(0.8 + 0.3 * float(np.sin(s.look.light_azimuth)) * dx - 0.16 * dx**2 - 0.15 * dy, 0.2, 1.2)
     if knit:
         light = light * (0.9 + 0.14 * np.sin(x * 6.28 / (0.09 * s.unit)) * np.sin(y * 6.28 / (0.11 * s.unit)))
     tone = varied(base, np.maximum(1 + 0.05 * cut_texture("grain", s.rng, height, width, 1.3), 0))
