@@ -1,7 +1,7 @@
 """Aligned face crops: the similarity from five landmarks, and the warps that use it.
 
-Pixel coordinates are x then y, and the centre of the top left pixel is (0, 0). A matrix is `float32 [2, 3]` and maps
-photo pixels to crop pixels.
+Pixel coordinates are x then y, and the centre of the top left pixel is (0, 0). A matrix is `float32 [2, 3]` and
+maps photo pixels to crop pixels.
 """
 
 import math
@@ -20,19 +20,17 @@ MILD_SHRINK = 1.25
 def similarity(landmarks: Tensor | np.ndarray, template: Tensor | np.ndarray, size: int) -> Tensor:
     """The similarities (rotation, one scale, shift) that best map landmarks to a template.
 
-    `landmarks`: [N, P, 2] (or [P, 2] for one face) in photo pixels. `template`: [P, 2] as fractions of the crop's
-    side (`records.FFHQ_TEMPLATE`, ...); `size`: the crop's side in pixels. Returns matrices, float32 [N, 2, 3].
-    Least squares without reflection, in float64: S. Umeyama, "Least-squares estimation of transformation parameters
-    between two point patterns", PAMI 1991; in the plane it is one complex division. Raises RayfaceError where
-    landmarks are not finite or all in one place.
+    `landmarks`: [N, P, 2] (or [P, 2] for one face) in photo pixels. `template`: [P, 2] as fractions of the
+    crop's side (`records.FFHQ_TEMPLATE`, ...); `size`: the crop's side in pixels. Returns matrices, float32
+    [N, 2, 3]. Least squares without reflection, in float64: S. Umeyama, "Least-squares estimation of
+    transformation parameters between two point patterns", PAMI 1991; in the plane it is one complex division.
+    Raises RayfaceError where landmarks are not finite or all in one place.
     """
     source = torch.as_tensor(landmarks).double()
     source = source[None] if source.dim() == 2 else source
     target = torch.as_tensor(template).double().to(source.device) * size
     if source.dim() != 3 or source.shape[1:] != target.shape:
-        raise RayfaceError(
-            f"landmarks have shape {list(source.shape)}; [N, {target.shape[0]}, 2] is needed for this template."
-        )
+        raise RayfaceError(f"landmarks have shape {list(source.shape)}; this template needs [N, {target.shape[0]}, 2].")
     source_mean, target_mean = source.mean(1, keepdim=True), target.mean(0)
     points = torch.view_as_complex((source - source_mean).contiguous())
     wanted = torch.view_as_complex((target - target_mean).contiguous())
@@ -53,7 +51,7 @@ def invert(matrices: Tensor) -> Tensor:
 
 
 def transform_points(points: Tensor, matrices: Tensor) -> Tensor:
-    """Points [N, P, 2] mapped by matrices [N, 2, 3]; the k-th set by the k-th matrix; same dtype as `points`."""
+    """Points [N, P, 2], the k-th set mapped by the k-th of matrices [N, 2, 3]; same dtype as `points`."""
     maps = matrices.double()
     return (points.double() @ maps[:, :, :2].transpose(1, 2) + maps[:, None, :, 2]).to(points.dtype)
 
@@ -66,8 +64,8 @@ def scales(matrices: Tensor) -> Tensor:
 def warp_crops(photo: Tensor, matrices: Tensor, size: int) -> Tensor:
     """Aligned crops of one photo.
 
-    `photo`: uint8 [3, H, W]; `matrices`: [N, 2, 3] photo to crop; `size`: side S. Returns uint8 [N, 3, S, S]. Faces
-    larger than the crop are low-passed first (no aliasing), and beyond the photo its border is replicated.
+    `photo`: uint8 [3, H, W]; `matrices`: [N, 2, 3] photo to crop; `size`: side S. Returns uint8 [N, 3, S, S].
+    Faces larger than the crop are low-passed first (no aliasing), and beyond the photo its border is replicated.
     """
     inverses = invert(matrices.double())
     crops = [resample(photo, inverse, size, size) for inverse in inverses]
@@ -77,7 +75,7 @@ def warp_crops(photo: Tensor, matrices: Tensor, size: int) -> Tensor:
 
 
 def warp_masks(mask: Tensor, matrices: Tensor, size: int) -> Tensor:
-    """Crops of one photo's mask of class ids: uint8 [H, W] -> uint8 [N, S, S], nearest neighbour, border replicated."""
+    """Crops of one photo's mask of class ids, uint8 [H, W] -> [N, S, S]: nearest neighbour, border replicated."""
     height, width = mask.shape
     crops = []
     for inverse in invert(matrices.double()):
@@ -89,9 +87,9 @@ def warp_masks(mask: Tensor, matrices: Tensor, size: int) -> Tensor:
 def resample(image: Tensor, matrix: Tensor, height: int, width: int, mode: str = "bicubic") -> Tensor:
     """One picture seen through an affine map, anti-aliased, its border replicated.
 
-    `image`: [C, H, W], uint8 or float; `matrix`: [2, 3], maps *output* pixels to `image` pixels; `mode`: "bicubic"
-    or "bilinear". Returns float32 [C, height, width] in the image's own range (cubic sampling may overshoot it).
-    Only the region that the output sees is read, so the cost follows the output and not the photo.
+    `image`: [C, H, W], uint8 or float; `matrix`: [2, 3], maps *output* pixels to `image` pixels; `mode`:
+    "bicubic" or "bilinear". Returns float32 [C, height, width] in the image's own range (cubic sampling may
+    overshoot it). Only the region that the output sees is read: the cost follows the output, not the photo.
     """
     matrix = matrix.double().cpu()
     left, top, right, bottom = _region(matrix, height, width, image.shape[-1], image.shape[-2])
@@ -107,7 +105,7 @@ def resample(image: Tensor, matrix: Tensor, height: int, width: int, mode: str =
 
 
 def _region(matrix: Tensor, height: int, width: int, image_width: int, image_height: int) -> tuple[int, ...]:
-    """left, top, right, bottom (exclusive) of what the output sees, with room for the kernels, inside the image."""
+    """left, top, right, bottom (exclusive) of what the output sees of the image, with room for the kernels."""
     corners = matrix.new_tensor([[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]])
     seen = corners @ matrix[:, :2].T + matrix[:, 2]
     room = 3 * max(1.0, math.sqrt(abs(float(torch.linalg.det(matrix[:, :2])))))

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rayface.errors import RayfaceError
 from rayface.imaging.boxes import shift, square, suppress
 from rayface.imaging.pyramid import Pyramid
-from rayface.networks.mtcnn import Mtcnn, ProposalNet
+from rayface.networks.mtcnn import Mtcnn, OutputNet, ProposalNet, RefinementNet
 from rayface.records import check_metadata
 
 RELEASE = Path(__file__).resolve().parents[2] / "weights" / "detection" / "1"
@@ -100,7 +100,7 @@ class Detector:
         device: str | torch.device = "cpu",
         model: str = "detection",
     ) -> None:
-        self.networks = networks.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        self.networks = networks.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         self.config = config or DetectorConfig()
         self.device = torch.device(device)
         self.model = model
@@ -132,9 +132,7 @@ class Detector:
         boxes, owner, scores, _ = self._judge(networks.refinement, pyramid, boxes, owner, config.thresholds[1])
         kept = suppress(boxes, scores, owner, REFINED_OVERLAP)
         boxes, owner = boxes[kept], owner[kept]
-        boxes, owner, scores, landmarks = self._judge(
-            networks.output, pyramid, boxes, owner, config.thresholds[2]
-        )
+        boxes, owner, scores, landmarks = self._judge(networks.output, pyramid, boxes, owner, config.thresholds[2])
         kept = suppress(boxes, scores, owner, FINAL_OVERLAP, of_smaller=True)
         boxes, owner, scores, landmarks = boxes[kept], owner[kept], scores[kept], landmarks[kept]
         # from the outer edge to the centre of the top left pixel
@@ -163,11 +161,11 @@ class Detector:
         return boxes[kept], owner[kept]
 
     def _judge(
-        self, network: nn.Module, pyramid: Pyramid, boxes: Tensor, owner: Tensor, threshold: float
+        self, network: RefinementNet | OutputNet, pyramid: Pyramid, boxes: Tensor, owner: Tensor, threshold: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What a network keeps of candidate boxes: corrected boxes, owners, scores, landmarks [K, 5, 2]."""
         boxes = square(boxes)
-        windows = pyramid.windows(boxes, owner, int(network.window))
+        windows = pyramid.windows(boxes, owner, network.window)
         outputs = [network(part) for part in windows.split(CHUNK_WINDOWS)]
         logit, offsets, *points = (torch.cat(parts) for parts in zip(*outputs, strict=True))
         scores = logit.sigmoid()
