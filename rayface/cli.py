@@ -47,7 +47,7 @@ def version(
 @app.command()
 def train(
     systems: Annotated[list[str], typer.Argument(help="for example: parsing enhancement")],
-    data: Annotated[str, typer.Option(help="a dataset that `rayface data` wrote")],
+    data: Annotated[list[str], typer.Option(help="a dataset that `rayface data` wrote; system=DIR for one system")],
     preset: Annotated[str, typer.Option(help="tiny, small or base")] = "small",
     workers: Annotated[str, typer.Option(help="a number, or a range such as 1-4 for an elastic group")] = "1",
     gpu: Annotated[bool, typer.Option("--gpu", help="one GPU a worker")] = False,
@@ -64,11 +64,13 @@ def train(
 ) -> None:
     """Train one or several systems on Ray Train, in dependency order, in one group of workers."""
     from rayface.training.launch import train as train_on_ray
-    from rayface.training.request import TrainRequest, overrides_from_file, parse_workers, resolve
+    from rayface.training.request import TrainRequest, overrides_from_file, parse_data, parse_workers, resolve
 
+    general, own = parse_data(data)
     request = TrainRequest(
         systems=tuple(systems),
-        data=data,
+        data=general,
+        data_of=own,
         preset=preset,
         workers=parse_workers(workers),
         gpu=gpu,

@@ -6,7 +6,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,7 @@ class TrainRequest:
 
     systems: tuple[str, ...]
     data: str
+    data_of: tuple[tuple[str, str], ...] = ()  # (system, dataset) where a system has its own
     preset: str = "small"
     workers: tuple[int, int] = (1, 1)
     gpu: bool = False
@@ -73,6 +74,20 @@ def parse_workers(text: str) -> tuple[int, int]:
     return least, most
 
 
+def parse_data(values: Sequence[str]) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """["DIR", "parsing=DIR2"] -> the dataset for all systems, and those of single ones."""
+    general, own = [], []
+    for value in values:
+        head, separator, rest = value.partition("=")
+        if separator and head in SYSTEMS:
+            own.append((head, rest))
+        else:
+            general.append(value)
+    if len(general) > 1 or not (general or own):
+        raise RayfaceError(f"--data {' '.join(values)}: give one dataset for all systems, and system=DIR for its own")
+    return (general or [own[0][1]])[0], tuple(own)
+
+
 def overrides_from_file(path: str) -> tuple[str, ...]:
     """The assignments in a `best.json` that `python -m tune` wrote."""
     try:
@@ -98,7 +113,11 @@ def resolve(request: TrainRequest) -> TrainPlan:
     request = dataclasses.replace(request, systems=systems, name=name, storage=_absolute(request.storage))
     if request.store:
         request = dataclasses.replace(request, store=_absolute(request.store))
-    request = dataclasses.replace(request, data=_absolute(request.data))
+    for system_name, _ in request.data_of:
+        if system_name not in systems:
+            raise RayfaceError(f"--data {system_name}=...: {system_name!r} is not trained here; {', '.join(systems)} is")
+    own = tuple((system_name, _absolute(data)) for system_name, data in request.data_of)
+    request = dataclasses.replace(request, data=_absolute(request.data), data_of=own)
     configs = {}
     for system_name in systems:
         configs[system_name] = to_dict(_resolve_config(request, system_name))
@@ -108,7 +127,8 @@ def resolve(request: TrainRequest) -> TrainPlan:
 def training_split(plan: TrainPlan, system: str) -> FaceDataset:
     """The faces a system of the plan trains on. Raises RayfaceError when there are none."""
     needed = [column for column in get_system(system).columns if column != "image"]
-    return FaceDataset(plan.request.data, "train", plan.config(system).size, needed)
+    data = dict(plan.request.data_of).get(system, plan.request.data)
+    return FaceDataset(data, "train", plan.config(system).size, needed)
 
 
 def check_resumable(plan: TrainPlan, digests: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -15,6 +16,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
+# A head of our own with a token of its own: whoever reaches a job port without one can run code.
+AUTH = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+# As in an activated environment: the job's `python` is this one.
+PATH = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
 
 
 def free_port() -> int:
@@ -31,15 +36,16 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [
         RAY, "start", "--head", "--block", "--port=0", f"--dashboard-port={port}", "--num-cpus=2",
         f"--ray-client-server-port={free_port()}", "--include-dashboard=true", "--disable-usage-stats",
-        "--object-store-memory=200000000",
+        "--object-store-memory=200000000", f"--dashboard-agent-listen-port={free_port()}",
     ]  # fmt: skip
     with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, **AUTH, **PATH}, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 120
     while True:
         try:
-            with urllib.request.urlopen(f"{address}/api/version", timeout=2):
+            header = {"Authorization": f"Bearer {AUTH['RAY_AUTH_TOKEN']}"}
+            with urllib.request.urlopen(urllib.request.Request(f"{address}/api/version", headers=header), timeout=2):
                 break
         except OSError:
             assert process.poll() is None, log.read_text()
@@ -47,14 +53,17 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             time.sleep(0.5)
     yield address
     os.killpg(process.pid, signal.SIGTERM)
-    process.wait(30)
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def submit(address: str, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", "python", *command],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
-        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"RAY_TRAIN_V2_ENABLED": "1"},
+        env={**os.environ, **AUTH},
     )  # fmt: skip
 
 

@@ -1,0 +1,115 @@
+"""The demo's report as one HTML page, pictures included."""
+
+import base64
+import html
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+STYLE = """
+:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse;margin:.5rem 0 1.5rem}td,th{border:1px solid #8886;padding:.3rem .6rem;text-align:left}
+figure{display:inline-block;margin:0 1rem 1rem 0}img{max-width:100%;height:auto;display:block}code{font-size:.85em}
+figcaption{font-size:.85rem;opacity:.8}.trio img{width:256px;display:inline-block}.note{opacity:.75;font-size:.9rem}
+"""
+
+
+def write_report(report: dict[str, Any], folder: Path) -> None:
+    """Write `folder/report.html` from what the demo measured."""
+    seconds = report["seconds"]
+    parts = [
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>rayface demo</title><style>{STYLE}</style>",
+        "<h1>rayface: from nothing to an enhanced photo</h1>",
+        f"<p>{html.escape(report['photos'])}. The whole demo took {seconds // 60} min {seconds % 60} s on this machine; ",
+        "the networks were trained for a few minutes only, so expect a first improvement, not a product.</p>",
+        "<h2>Photos posted to the service</h2>",
+        *(_trio(served, folder) for served in report["served"]),
+        "<h2>Evaluation on the test split</h2>",
+        _enhancement_table(report["evaluation"]["enhancement"]),
+        _parsing_table(report["evaluation"]["parsing"]),
+        "<h2>Training</h2>",
+        _image(_curves(folder / "train"), "Losses over steps"),
+        *(_samples(folder / "train" / system) for system in ("parsing", "enhancement")),
+        "<h2>Tune: strengths of the training degradations</h2>",
+        _image((folder / "tune" / "pareto.png").read_bytes(), "PSNR on mild and on hard inputs, two short trials"),
+        "<h2>What ran</h2>",
+        _commands(report["commands"]),
+    ]
+    (folder / "report.html").write_text("\n".join(parts))
+
+
+def _trio(served: dict[str, Any], folder: Path) -> str:
+    pictures = "".join(
+        f"<figure>{_tag((folder / served[kind]).read_bytes(), kind)}<figcaption>{label}</figcaption></figure>"
+        for kind, label in (("degraded", "posted"), ("enhanced", "answer"), ("clear", "the original, for comparison"))
+    )
+    faces = served["report"]["faces"]
+    skipped = [item["reason"] for face in faces for item in face["skipped"]]
+    note = f"{len(faces)} face(s), {served['milliseconds']} ms" + (f"; skipped: {', '.join(skipped)}" if skipped else "")
+    return f"<div class=trio>{pictures}<p class=note>{html.escape(note)}</p></div>"
+
+
+def _enhancement_table(report: dict[str, Any]) -> str:
+    rows = [
+        f"<tr><td>{severity}</td><td>{method}</td>"
+        + "".join(f"<td>{_interval(values[metric])}</td>" for metric in ("psnr", "ssim", "colour_shift"))
+        + "</tr>"
+        for severity in ("easy", "medium", "hard")
+        for method, values in report["metrics"][severity].items()
+    ]
+    head = "<tr><th>degradation</th><th>method</th><th>PSNR (dB)</th><th>SSIM</th><th>colour shift (of 255)</th></tr>"
+    return f"<h3>Enhancement, {report['photos']} photos, {report['model']}</h3><table>{head}{''.join(rows)}</table>"
+
+
+def _parsing_table(report: dict[str, Any]) -> str:
+    metrics = report["metrics"]
+    rows = "".join(f"<tr><td>{name}</td><td>{value:.3f}</td></tr>" for name, value in metrics["region_f1"].items())
+    return (
+        f"<h3>Parsing, {report['photos']} drawn faces, {report['model']}</h3>"
+        f"<p>Mean F1 {_interval(metrics['mean_f1'])}. Results on drawn faces say nothing about photos.</p>"
+        f"<table><tr><th>region</th><th>F1</th></tr>{rows}</table>"
+    )
+
+
+def _curves(run: Path) -> bytes:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3), dpi=110, layout="constrained")
+    for axes, system in zip(figure.subplots(1, 2), ("parsing", "enhancement"), strict=True):
+        lines = [json.loads(line) for line in (run / system / "metrics.jsonl").read_text().splitlines()]
+        for name in sorted({key for line in lines for key in line if key.startswith("loss/") and key != "loss/r1"}):
+            points = [(line["step"], line[name]) for line in lines if name in line]
+            axes.plot(*zip(*points, strict=True), label=name.removeprefix("loss/"))
+        axes.set(title=system, xlabel="step", ylabel="loss")
+        axes.legend()
+        axes.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _samples(folder: Path) -> str:
+    newest = sorted((folder / "samples").glob("*.png"))[-1]
+    rows = {"parsing": "photo, true mask, found mask", "enhancement": "degraded, enhanced, clear"}[folder.name]
+    return _image(newest.read_bytes(), f"{folder.name} at the last step; rows: {rows}")
+
+
+def _commands(commands: list[dict[str, Any]]) -> str:
+    rows = "".join(
+        f"<tr><td>{html.escape(c['title'])}</td><td><code>{html.escape(c['command'])}</code></td><td>{c['seconds']} s</td></tr>"
+        for c in commands
+    )
+    return f"<table>{rows}</table>"
+
+
+def _interval(value: dict[str, Any]) -> str:
+    return f"{value['value']:.3g} <span class=note>({value['low']:.3g} to {value['high']:.3g})</span>"
+
+
+def _image(data: bytes, caption: str) -> str:
+    return f"<figure>{_tag(data, caption)}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def _tag(data: bytes, alt: str) -> str:
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
