@@ -124,7 +124,8 @@ class Work:
 
     `before`, `crops`: uint8 [N, 3, CROP_SIZE, CROP_SIZE], the photo's own and the current ones; `matrices`:
     float32 [N, 2, 3], photo to crop pixels; `masks`: uint8 [N, CROP_SIZE, CROP_SIZE] once parsed; `faces`: N
-    reports; `others`: reports of faces that are left alone; `changed`: bool [N].
+    reports; `others`: reports of faces that are left alone; `changed`: bool [N]; `match_colour`: only steps that
+    sharpen were applied, which have no business with colours, so that any shift of them is drift.
     """
 
     width: int
@@ -135,6 +136,7 @@ class Work:
     faces: list[FaceReport]
     others: list[FaceReport]
     changed: np.ndarray
+    match_colour: bool = True
     masks: np.ndarray | None = None
     models: dict[str, str] = field(default_factory=dict)
     timings_ms: dict[str, float] = field(default_factory=dict)
@@ -219,13 +221,13 @@ def run_step(step: "Step", works: Sequence[Work], params: Sequence[Params]) -> l
 
 def _apply(step: "Step", crops: Tensor, strengths: Tensor) -> tuple[Tensor, list[str]]:
     """The step on one batch: new crops and, for each face, why it was left out ("" where it was not)."""
-    from rayface.imaging.paste import sharpness
+    from rayface.imaging.paste import already_sharp
 
     native = _resize(crops, step.size)
     output = step(native, {})
     reasons = [""] * len(crops)
     if step.sharpens:
-        for index, less in enumerate((sharpness(output) < sharpness(native)).tolist()):
+        for index, less in enumerate(already_sharp(native, output).tolist()):
             reasons[index] = "the face is already sharper than the step's output" if less else ""
     for index, same in enumerate((output == native).flatten(1).all(1).tolist()):
         reasons[index] = "the step changed nothing" if same else reasons[index]
@@ -262,6 +264,7 @@ def _with_step(work: Work, step: "Step", crops: np.ndarray, reasons: Sequence[st
         crops=crops if len(faces) else work.crops,
         faces=faces,
         changed=work.changed | applied,
+        match_colour=work.match_colour and (step.sharpens or not applied.any()),
         models=work.models | {step.name: step.model},
         timings_ms=work.timings_ms | {step.name: milliseconds},
     )
@@ -314,7 +317,7 @@ def fuse(photo: Tensor, work: Work, steps: Sequence[str]) -> Result:
         region = face_region(tensor(work.masks[chosen]))
         arrays = (tensor(array[chosen]) for array in (work.before, work.crops, work.matrices))
         before, after, matrices = arrays
-        result = paste_back(photo, before, after, matrices, region)
+        result = paste_back(photo, before, after, matrices, region, work.match_colour)
     report = Report(
         width=work.width,
         height=work.height,

@@ -101,11 +101,16 @@ def test_process_changes_faces_and_reports(pipeline: Pipeline) -> None:
     assert json.loads(json.dumps(dataclasses.asdict(report)))["faces"][0]["size"] == face.size
 
 
-def test_the_stores_enhancer_runs(pipeline: Pipeline) -> None:
-    report = pipeline.process(scene(0), ["enhance"]).report
-    assert report.models["enhance"] == "enhancement@1"
-    face = report.faces[0]
-    assert face.steps == ["enhance"] or face.skipped[0]["step"] == "enhance"
+def test_the_stores_enhancer_sharpens_a_face(pipeline: Pipeline) -> None:
+    from rayface.imaging.paste import sharpness
+
+    result = pipeline.process(scene(0), ["enhance"])
+    assert result.report.models["enhance"] == "enhancement@1"
+    face = result.report.faces[0]
+    assert (face.steps, face.skipped) == (["enhance"], [])
+    left, top, right, bottom = (round(value) for value in face.box)
+    faces = [photo[None, :, top:bottom, left:right] for photo in (scene(0), result.photo)]
+    assert sharpness(faces[1]) > sharpness(faces[0])
 
 
 def test_a_photo_without_faces_comes_back_unchanged(pipeline: Pipeline) -> None:
@@ -131,6 +136,27 @@ def test_a_sharpening_step_that_blurs_is_left_out_and_reported(pipeline: Pipelin
     chain = pipeline.process(photo, ["sharpen", "brighten"]).report
     assert chain.faces[0].steps == ["brighten"]
     assert chain.changed == 1
+
+
+def test_a_sharpening_step_does_not_shift_colours(pipeline: Pipeline) -> None:
+    class Drifting(Blur):
+        """Sharpens, and turns the face red on the way."""
+
+        def __call__(self, crops: Tensor, params: Mapping[str, Any]) -> Tensor:
+            sharp = 2 * crops.float() - super().__call__(crops, params).float()
+            sharp[:, 0] += 30
+            return sharp.clamp(0, 255).to(torch.uint8)
+
+    photo = scene(0)
+    shifts = []
+    for sharpens in (False, True):
+        drifting = Pipeline(pipeline.detector, {"x": Drifting("x", sharpens)}, pipeline.parser)
+        result = drifting.process(photo, ["x"])
+        assert result.report.changed == 1
+        difference = result.photo.float() - photo.float()
+        shifts.append(float(difference[0].sum() / difference[0].ne(0).sum()))
+    assert shifts[0] > 10
+    assert abs(shifts[1]) < 1
 
 
 def test_strength_blends_and_0_leaves_the_photo(pipeline: Pipeline) -> None:

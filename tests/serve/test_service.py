@@ -62,7 +62,7 @@ def service(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="module")
 def photo() -> torch.Tensor:
-    """A drawn face made blurry: there is something to enhance."""
+    """A drawn face."""
     return scene(0)
 
 
