@@ -84,7 +84,7 @@ def write(source: Path, folder: Path) -> None:
     from rayface.records import schema_metadata
 
     arrays = np.load(source)
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for network in FILES:
         count = sum(key.startswith(network + ".") for key in arrays.files)
         converted = convert(network, [arrays[f"{network}.{index}"] for index in range(count)])

@@ -13,7 +13,7 @@ change. Faces that `already_sharp` leaves alone are counted and have a sharpness
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,15 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
     "brightened": lambda x: x.float() + 25,
     "tinted": lambda x: x.float() + torch.tensor([20.0, 0, -20])[:, None, None],
     "smoothed_lightly": lambda x: gaussian_blur(x.float(), 0.5),
+}
+
+
+# How numbers of several faces become one; the others' worst is their least.
+WORST: dict[str, Callable[[Iterable[float]], float]] = {
+    "touched_outside": max,
+    "seam": max,
+    "milliseconds": max,
+    "left_alone": sum,
 }
 
 
@@ -126,8 +135,7 @@ def main() -> None:
             if arguments.pictures:
                 arguments.pictures.mkdir(parents=True, exist_ok=True)
                 (arguments.pictures / f"{name}-{kind}.png").write_bytes(encode(result))
-        worst = {"touched_outside": max, "seam": max, "milliseconds": max, "left_alone": sum}
-        report[kind] = {key: round(worst.get(key, min)(row[key] for row in rows), 4) for key in rows[0]}
+        report[kind] = {key: round(WORST.get(key, min)(row[key] for row in rows), 4) for key in rows[0]}
     print(json.dumps(report))
 
 

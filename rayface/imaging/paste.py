@@ -4,7 +4,6 @@ What travels is the change (after minus before, in the crop), not the crop's pix
 keeps its own fine detail, and where nothing changed or the region is 0 the photo's pixels stay as they are.
 """
 
-
 import torch
 from torch import Tensor
 from torch.nn import functional
