@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rayface.errors import RayfaceError
-from rayface.training.launch import connect
+from rayface.ray_session import connect
 from rayface.training.request import TrainRequest, check_storage, resolve, training_split
 from tune.results import write_results
 

@@ -248,6 +248,9 @@ def write_chunk(chunk: dict[str, Any]) -> None:
 def _draw_on_ray(todo: list[dict[str, Any]], workers: int) -> None:
     import ray
 
+    from rayface.ray_session import connect
+
+    connect()
     draw = ray.remote(num_cpus=1)(write_chunk)
     running: list[ray.ObjectRef] = []
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rayface.errors import RayfaceError
+from rayface.ray_session import connect
 from rayface.training.request import (
     TrainPlan,
     TrainRequest,
@@ -71,17 +72,6 @@ def train(request: TrainRequest) -> dict[str, Any]:
         "faces": {name: len(split) for name, split in splits.items()},
         "metrics": dict(result.metrics or {}),
     }
-
-
-def connect() -> None:
-    """Use the cluster of this process or of RAY_ADDRESS; else start a local one, quietly."""
-    import ray
-
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
-    ray.init(logging_level=logging.WARNING)
 
 
 def train_worker(settings: dict[str, Any]) -> None:

@@ -3,10 +3,12 @@
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -33,10 +35,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The job address of a `ray start --head`; stopped by its process group, not by `ray stop`, which stops all."""
     port = free_port()
     log = tmp_path_factory.mktemp("head") / "log"
+    # sockets want a short path; and a head that is killed must not stay in /tmp/ray as the newest cluster
+    temporary = tempfile.mkdtemp(prefix="rf-")
     command = [
         RAY, "start", "--head", "--block", "--port=0", f"--dashboard-port={port}", "--num-cpus=2",
         f"--ray-client-server-port={free_port()}", "--include-dashboard=true", "--disable-usage-stats",
-        "--object-store-memory=200000000", f"--dashboard-agent-listen-port={free_port()}",
+        "--object-store-memory=200000000", f"--temp-dir={temporary}", f"--dashboard-agent-listen-port={free_port()}",
     ]  # fmt: skip
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, **AUTH, **PATH}, start_new_session=True)
@@ -57,6 +61,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(5)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def submit(address: str, *command: str) -> subprocess.CompletedProcess[str]:

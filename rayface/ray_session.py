@@ -1,0 +1,20 @@
+"""Which Ray cluster a command runs on."""
+
+import logging
+import os
+
+
+def connect() -> None:
+    """The cluster this process is connected to, else that of RAY_ADDRESS, else a new one on this machine.
+
+    A job submitted to a cluster has RAY_ADDRESS. Without it a private cluster is started and ends with the process:
+    Ray's own default of joining whatever was started last hangs for minutes when that one has died.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    ray.init(address=address, logging_level=logging.WARNING)
