@@ -125,7 +125,9 @@ def _claim(filesystem: fs.FileSystem, folder: str, plan: dict[str, Any]) -> None
         shards.write_bytes(json.dumps(plan, indent=1).encode(), f"{folder}/{PLAN}", filesystem)
         return
     except (OSError, ValueError) as error:
-        raise RayfaceError(f"{folder}/{PLAN} cannot be read ({error}); choose another folder.") from error
+        raise RayfaceError(
+            f"{folder} cannot be written to or gone on with ({error}); choose another folder.", kind="unwritable"
+        ) from error
     changed = [f"{key} ({old.get(key)} then, {value} now)" for key, value in plan.items() if old.get(key) != value]
     if changed:
         raise RayfaceError(
@@ -143,7 +145,7 @@ def connect() -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if os.environ.get("RAY_ADDRESS"):
+    if os.environ.get("RAY_ADDRESS", "local") != "local":
         ray.init(logging_level=logging.WARNING)
     else:
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)

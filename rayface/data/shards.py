@@ -53,7 +53,8 @@ def shard_name(index: int) -> str:
 def list_shards(filesystem: fs.FileSystem, folder: str) -> list[str]:
     """The names of the finished shards in `folder`, sorted; none when there is no such folder."""
     found = filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
-    return sorted(info.base_name for info in found if _SHARD_NAME.fullmatch(info.base_name))
+    files = [info.base_name for info in found if info.type == fs.FileType.File]
+    return sorted(name for name in files if _SHARD_NAME.fullmatch(name))
 
 
 def remove_temporary(filesystem: fs.FileSystem, folder: str) -> None:
@@ -98,21 +99,20 @@ def write_shard(
     """
     if filesystem is None:
         filesystem, path = open_filesystem(path)
+    sink = pa.BufferOutputStream()
     try:
         table = pa.Table.from_pylist([dict(row) for row in rows], schema=records.FACE_SCHEMA)
-        table.validate()
+        table = table.replace_schema_metadata({**records.schema_metadata(), **(metadata or {})})
+        pq.write_table(
+            table,
+            sink,
+            row_group_size=ROW_GROUP_ROWS,
+            compression="NONE",  # pictures are compressed already, and plain bytes can be read by memory map
+            use_dictionary=["source", "split", "identity"],
+            write_statistics=["id", "split"],  # minima and maxima of pictures would bloat the footer
+        )
     except (pa.ArrowException, TypeError) as error:
         raise RayfaceError(f"{path}: a record does not fit the schema ({error}).", kind="bad-record") from error
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
-        sink,
-        row_group_size=ROW_GROUP_ROWS,
-        compression="NONE",  # the pictures are compressed already, and plain bytes can be read by memory map
-        use_dictionary=["source", "split", "identity"],
-        write_statistics=["id", "split"],  # minima and maxima of pictures would bloat the footer
-        store_schema=True,
-    )
     write_bytes(sink.getvalue().to_pybytes(), path, filesystem)
 
 
