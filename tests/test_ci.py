@@ -1,5 +1,6 @@
 """The CI's own tools: a skip without a listed reason and a file that is too large are found."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("skips")
     (folder / "test_sample.py").write_text(SAMPLE)
     command = [sys.executable, "-m", "pytest", "-q", "--junitxml=report.xml", "-c", "/dev/null", "--rootdir=."]
-    subprocess.run([*command, "test_sample.py"], cwd=folder, check=True, capture_output=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    subprocess.run([*command, "test_sample.py"], cwd=folder, env=environment, check=True, capture_output=True)
     return folder / "report.xml"
 
 
