@@ -1,7 +1,7 @@
 """`make demo`: from nothing to a result on one machine, by the commands a user would type.
 
-Mini data -> training on Ray Train (two workers) -> two Tune trials -> evaluation -> the service up and a photo posted ->
-`runs/demo/report.html`, `report.json` and pictures. Everything lies in runs/demo; a second run starts anew.
+Mini data -> training on Ray Train (two workers) -> two Tune trials -> evaluation -> the service up and photos posted
+-> `runs/demo/report.html`, `report.json` and pictures. Everything lies in runs/demo; a second run starts anew.
 """
 
 import json
@@ -43,7 +43,8 @@ class Demo:
         log = DEMO / "logs" / f"{len(self.commands) + 1:02d}-{title.replace(' ', '-')}.log"
         began = time.monotonic()
         with log.open("w") as errors:
-            done = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
+            line = [sys.executable, *command]
+            done = subprocess.run(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
         log.write_text(log.read_text() + done.stdout)
         seconds = round(time.monotonic() - began, 1)
         self.commands.append({"title": title, "command": shown, "seconds": seconds, "exit": done.returncode})

@@ -21,7 +21,7 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>rayface demo</title><style>{STYLE}</style>",
         "<h1>rayface: from nothing to an enhanced photo</h1>",
-        f"<p>{html.escape(report['photos'])}. The whole demo took {seconds // 60} min {seconds % 60} s on this machine; ",
+        f"<p>{html.escape(report['photos'])}. The whole demo took {seconds // 60} min {seconds % 60} s here; ",
         "the networks were trained for a few minutes only, so expect a first improvement, not a product.</p>",
         "<h2>Photos posted to the service</h2>",
         *(_trio(served, folder) for served in report["served"]),
@@ -46,7 +46,9 @@ def _trio(served: dict[str, Any], folder: Path) -> str:
     )
     faces = served["report"]["faces"]
     skipped = [item["reason"] for face in faces for item in face["skipped"]]
-    note = f"{len(faces)} face(s), {served['milliseconds']} ms" + (f"; skipped: {', '.join(skipped)}" if skipped else "")
+    note = f"{len(faces)} face(s), {served['milliseconds']} ms"
+    if skipped:
+        note += f"; skipped: {', '.join(skipped)}"
     return f"<div class=trio>{pictures}<p class=note>{html.escape(note)}</p></div>"
 
 
@@ -97,8 +99,9 @@ def _samples(folder: Path) -> str:
 
 def _commands(commands: list[dict[str, Any]]) -> str:
     rows = "".join(
-        f"<tr><td>{html.escape(c['title'])}</td><td><code>{html.escape(c['command'])}</code></td><td>{c['seconds']} s</td></tr>"
-        for c in commands
+        f"<tr><td>{html.escape(ran['title'])}</td><td><code>{html.escape(ran['command'])}</code></td>"
+        f"<td>{ran['seconds']} s</td></tr>"
+        for ran in commands
     )
     return f"<table>{rows}</table>"
 

@@ -18,9 +18,7 @@ def pareto_front(points: Sequence[Sequence[float]], modes: Sequence[str]) -> lis
     return [
         index
         for index, ours in enumerate(signed)
-        if not any(
-            all(b >= a for a, b in zip(ours, other, strict=True)) and other != ours for other in signed
-        )
+        if not any(all(b >= a for a, b in zip(ours, other, strict=True)) and other != ours for other in signed)
     ]
 
 
@@ -41,7 +39,7 @@ def best_of(front: Sequence[Sequence[float]], points: Sequence[Sequence[float]],
 
 def write_results(wanted: "Search", results: Any, folder: str) -> dict[str, Any]:
     """Write the three files into the search's folder and return what pareto.json holds."""
-    trials = []
+    trials: list[dict[str, Any]] = []
     for result in results:
         metrics = result.metrics or {}
         done = result.error is None and all(o.metric in metrics for o in wanted.objectives)

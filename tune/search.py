@@ -1,4 +1,4 @@
-"""One multi-objective search with Ray Tune and Optuna: trials train and evaluate a system, the front is written down."""
+"""A multi-objective search with Ray Tune and Optuna: trials train and evaluate a system, the front is kept."""
 
 import dataclasses
 import logging
@@ -126,12 +126,12 @@ def _trainable(wanted: Search, request: SearchRequest) -> Any:
         name = f"trial-{tune.get_context().get_trial_id()}"
         tune.report(run_trial(wanted, request, chosen, name))
 
-    resources = {"CPU": 1} | ({"GPU": 1} if request.gpu and request.workers == 1 else {})
+    resources = {"CPU": 1.0} | ({"GPU": 1.0} if request.gpu and request.workers == 1 else {})
     return tune.with_resources(trial, resources)
 
 
 def run_trial(wanted: Search, request: SearchRequest, chosen: Mapping[str, Any], name: str) -> dict[str, float]:
-    """Train with the chosen settings, evaluate on the validation split (never on test), give the objectives' metrics."""
+    """Train with the chosen settings and evaluate on the validation split, never on test."""
     import time
 
     from rayface.evaluation.evaluate import evaluate
@@ -153,9 +153,7 @@ def run_trial(wanted: Search, request: SearchRequest, chosen: Mapping[str, Any],
     }
 
 
-def _train_request(
-    wanted: Search, request: SearchRequest, chosen: Mapping[str, Any], name: str
-) -> TrainRequest:
+def _train_request(wanted: Search, request: SearchRequest, chosen: Mapping[str, Any], name: str) -> TrainRequest:
     folder = f"{request.storage}/{request.name}/models"
     return TrainRequest(
         systems=(wanted.system,),

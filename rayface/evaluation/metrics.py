@@ -30,9 +30,7 @@ def ssim(pictures: Tensor, reference: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004), higher is better, at most 1."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    value = structural_similarity_index_measure(
-        pictures.float(), reference.float(), data_range=255.0, reduction="none"
-    )
+    value = structural_similarity_index_measure(pictures.float(), reference.float(), data_range=255.0, reduction="none")
     return torch.as_tensor(value)
 
 
@@ -43,9 +41,7 @@ def colour_shift(pictures: Tensor, reference: Tensor) -> Tensor:
     return means.abs().amax(1)
 
 
-def bootstrap(
-    values: np.ndarray, statistic: Callable[[np.ndarray], float] = np.mean, draws: int = 1000
-) -> dict:
+def bootstrap(values: np.ndarray, statistic: Callable[[np.ndarray], float] = np.mean, draws: int = 1000) -> dict:
     """A statistic over photos (axis 0) with its 95 % bootstrap interval: `{value, low, high, photos}`."""
     random = np.random.default_rng(0)
     samples = [statistic(values[random.integers(0, len(values), len(values))]) for _ in range(draws)]

@@ -31,9 +31,7 @@ def median_filter(crops: Tensor) -> Tensor:
     return to_uint8(median_blur(to_float(crops), (3, 3)))
 
 
-def restoration_report(
-    predict: Predict, dataset: "FaceDataset", batch: int, limit: int | None
-) -> dict[str, Any]:
+def restoration_report(predict: Predict, dataset: "FaceDataset", batch: int, limit: int | None) -> dict[str, Any]:
     """For each severity set: every picture metric of the model, the untouched input and the classical filters.
 
     `predict` maps degraded crops uint8 [N, 3, S, S] to restored ones. Degradations depend on the dataset index

@@ -45,7 +45,7 @@ def f1(pooled: np.ndarray) -> np.ndarray:
 
 
 def region_f1(per_photo: np.ndarray) -> np.ndarray:
-    """F1 per region of counts pooled over photos [N, 19, 3]; a region's classes must each be right (left is not right)."""
+    """F1 per region of counts [N, 19, 3] pooled over photos; left taken for right is wrong."""
     pooled = per_photo.sum(0)
     return np.array([f1(pooled[[PARSING_ID[name] for name in names]].sum(0)) for names in REGIONS.values()])
 
@@ -69,7 +69,6 @@ def segmentation_report(
         "region_f1": dict(zip(REGIONS, map(float, region_f1(per_photo)), strict=True)),
         "class_f1": per_class,
         "baseline_pixel_accuracy_one_class": bootstrap(
-            (per_photo[:, :, 0] + per_photo[:, :, 2]).max(1)
-            / (per_photo[:, :, 0] + per_photo[:, :, 2]).sum(1)
+            (per_photo[:, :, 0] + per_photo[:, :, 2]).max(1) / (per_photo[:, :, 0] + per_photo[:, :, 2]).sum(1)
         ),
     }

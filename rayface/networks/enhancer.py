@@ -64,8 +64,7 @@ class Generator(nn.Module):
         super().__init__()
         widths = config.widths
         self.levels = nn.ModuleList(
-            nn.ModuleList(ModulatedBlock(width, config.style_dim) for _ in range(config.blocks))
-            for width in widths
+            nn.ModuleList(ModulatedBlock(width, config.style_dim) for _ in range(config.blocks)) for width in widths
         )
         self.ups = nn.ModuleList(Upsample(widths[i + 1], widths[i]) for i in range(len(widths) - 1))
         self.to_rgb = nn.Conv2d(widths[0], 12, 3, padding=1)
@@ -99,9 +98,9 @@ class Enhancer(nn.Module):
 
     def feature_widths(self) -> list[int]:
         """Channels of the features that `return_features` gives, in their order."""
-        return [level[-1].conv2.out_channels for level in reversed(self.generator.levels)]  # type: ignore[index, union-attr, misc]
+        return [level[-1].conv2.out_channels for level in reversed(self.generator.levels)]  # type: ignore[index]
 
-    def forward(self, x: Tensor, return_features: bool = False):  # type: ignore[no-untyped-def]
+    def forward(self, x: Tensor, return_features: bool = False):
         spatial = self.encoder(x)
         residual, features = self.generator(spatial, self.mapping(spatial[-1]))
         enhanced = x + residual

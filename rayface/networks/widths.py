@@ -29,11 +29,12 @@ def apply_widths(network: nn.Module, widths: Mapping[str, list[int]]) -> nn.Modu
             continue
         resized: nn.Module
         if isinstance(layer, nn.Conv2d):
-            resized = nn.Conv2d(
-                *widths[name], layer.kernel_size, layer.stride, layer.padding, bias=layer.bias is not None
-            )  # type: ignore[arg-type, misc]
+            kernel, stride, padding = layer.kernel_size, layer.stride, layer.padding
+            inputs, outputs = widths[name]
+            resized = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=layer.bias is not None)  # type: ignore[arg-type]
         elif isinstance(layer, nn.Linear):
-            resized = nn.Linear(*widths[name], bias=layer.bias is not None)
+            inputs, outputs = widths[name]
+            resized = nn.Linear(inputs, outputs, bias=layer.bias is not None)
         else:
             resized = ChannelNorm(*widths[name])
         parent, _, child = name.rpartition(".")

@@ -53,9 +53,7 @@ class OptimizerSpec:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     warmup_steps: int = 0
-    decay: Literal["constant", "cosine", "poly"] = (
-        "constant"  # after the warm-up, down to zero at the last step
-    )
+    decay: Literal["constant", "cosine", "poly"] = "constant"  # after the warm-up, down to zero at the last step
 
 
 @dataclass

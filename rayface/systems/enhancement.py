@@ -141,9 +141,7 @@ class Enhancement(System):
         clear = torch.where(mirrored[:, None, None, None], clear.flip(-1), clear)
         return {"clear": clear, "degraded": degrade(clear, config.degradation, generators)}
 
-    def _generator_loss(
-        self, batch: Batch, networks: Networks, state: PhaseState
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _generator_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
         losses, clear = state.config.losses, batch["clear"]
         enhanced, features = networks["enhancer"](batch["degraded"], return_features=True)
         enhanced = enhanced.float()
@@ -159,9 +157,7 @@ class Enhancement(System):
         total = torch.stack([getattr(losses, name) * term for name, term in terms.items()]).sum()
         return total, terms
 
-    def _distillation(
-        self, batch: Batch, features: list[Tensor], networks: Networks, state: PhaseState
-    ) -> Tensor:
+    def _distillation(self, batch: Batch, features: list[Tensor], networks: Networks, state: PhaseState) -> Tensor:
         """L1 between the student's adapted features of the degraded picture and the teacher's, each scale alike."""
         with torch.no_grad():
             _, taught = state.frozen["teacher"](batch["degraded"], return_features=True)
@@ -181,9 +177,7 @@ class Enhancement(System):
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()
         return loss, {"clear_value": real.mean(), "enhanced_value": fake.mean()}
 
-    def _r1_loss(
-        self, batch: Batch, networks: Networks, state: PhaseState
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _r1_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
         """R1 (Mescheder et al. 2018), computed every `r1_every` steps and weighted up by as much."""
         clear = batch["clear"].detach().requires_grad_(True)
         logits = networks["discriminator"](clear)
@@ -234,7 +228,7 @@ class EnhanceStep:
         self.model = loaded.ref
         self.size: int = loaded.config.size
         self.device = device
-        self.enhancer = loaded.networks["enhancer"].to(device, memory_format=torch.channels_last)
+        self.enhancer = loaded.networks["enhancer"].to(device).to(memory_format=torch.channels_last)
 
     def __call__(self, crops: Tensor, params: Mapping[str, Any]) -> Tensor:
         return enhance(self.enhancer, crops, self.device)

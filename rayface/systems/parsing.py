@@ -88,9 +88,7 @@ class Parsing(System):
         accuracy = (logits.argmax(1) == batch["mask"]).float().mean()
         return loss, {"pixel_accuracy": accuracy}
 
-    def prepare(
-        self, batch: dict[str, Any], config: ParsingConfig, generators: Sequence[np.random.Generator]
-    ) -> Batch:
+    def prepare(self, batch: dict[str, Any], config: ParsingConfig, generators: Sequence[np.random.Generator]) -> Batch:
         from rayface.data.augmentation import jitter_colour, mirror, move
         from rayface.data.degradation import DegradationConfig, degrade
 
@@ -151,7 +149,7 @@ class ParseStep:
         self.model = loaded.ref
         self.size: int = loaded.config.size
         self.device = device
-        self.parser = loaded.networks["parser"].to(device, memory_format=torch.channels_last)
+        self.parser = loaded.networks["parser"].to(device).to(memory_format=torch.channels_last)
         self.classes = PARSING_CLASSES
 
     def masks(self, crops: Tensor) -> Tensor:

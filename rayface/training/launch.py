@@ -101,9 +101,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def train_system(
-    plan: TrainPlan, name: str, workers: Any, finished: dict[str, str], resume: Path | None
-) -> None:
+def train_system(plan: TrainPlan, name: str, workers: Any, finished: dict[str, str], resume: Path | None) -> None:
     """Train one system to its end and save its model; `finished` gains its reference (on rank 0)."""
     from rayface.store import open_store
     from rayface.systems.base import get_system

@@ -47,9 +47,7 @@ class Progress:
         done = step + 1 - self.start_step
         seconds = (now - self.started) / done
         left = int(seconds * (total - step - 1))
-        losses = " ".join(
-            f"{k.removeprefix('loss/')}={v:.4g}" for k, v in values.items() if k.startswith("loss/")
-        )
+        losses = " ".join(f"{k.removeprefix('loss/')}={v:.4g}" for k, v in values.items() if k.startswith("loss/"))
         print(
             f"[{self.system}] step {step + 1}/{total}  {losses}  {images_per_step / seconds:.1f} images/s  "
             f"{left // 60:02d}:{left % 60:02d} left",

@@ -68,9 +68,7 @@ def parse_workers(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
     least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= least <= most:
-        raise RayfaceError(
-            f"--workers {text!r}: give a number such as 2, or a range such as 1-4 for an elastic group"
-        )
+        raise RayfaceError(f"--workers {text!r}: give a number such as 2, or a range such as 1-4 for an elastic group")
     return least, most
 
 
@@ -115,7 +113,7 @@ def resolve(request: TrainRequest) -> TrainPlan:
         request = dataclasses.replace(request, store=_absolute(request.store))
     for system_name, _ in request.data_of:
         if system_name not in systems:
-            raise RayfaceError(f"--data {system_name}=...: {system_name!r} is not trained here; {', '.join(systems)} is")
+            raise RayfaceError(f"--data {system_name}=...: only {', '.join(systems)} is trained here")
     own = tuple((system_name, _absolute(data)) for system_name, data in request.data_of)
     request = dataclasses.replace(request, data=_absolute(request.data), data_of=own)
     configs = {}
@@ -174,9 +172,7 @@ def _resolve_config(request: TrainRequest, system_name: str) -> Any:
 
         info = open_store(request.store_uri).info(request.init)
         if info["system"] != system_name:
-            raise RayfaceError(
-                f"--init {request.init}: a model of {info['system']!r}, not of {system_name!r}"
-            )
+            raise RayfaceError(f"--init {request.init}: a model of {info['system']!r}, not of {system_name!r}")
         config = override(from_dict(system.config_class, info["config"], request.init), overrides)
     else:
         config = resolve_config(system, request.preset, overrides)

@@ -40,10 +40,13 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [
         RAY, "start", "--head", "--block", "--port=0", f"--dashboard-port={port}", "--num-cpus=2",
         f"--ray-client-server-port={free_port()}", "--include-dashboard=true", "--disable-usage-stats",
-        "--object-store-memory=200000000", f"--temp-dir={temporary}", f"--dashboard-agent-listen-port={free_port()}",
+        "--object-store-memory=200000000", f"--temp-dir={temporary}",
+        f"--dashboard-agent-listen-port={free_port()}",
     ]  # fmt: skip
     with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, **AUTH, **PATH}, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=file, stderr=file, env={**os.environ, **AUTH, **PATH}, start_new_session=True
+        )
     address = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 120
     while True:

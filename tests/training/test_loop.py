@@ -109,10 +109,7 @@ def test_batches_do_not_depend_on_the_number_of_ranks(drawn_faces: str) -> None:
     config = resolve_config(system, "tiny", [])
     dataset = dataset_for(system, config, drawn_faces)
     whole = StepBatches(system, config, dataset, solo())[3]
-    halves = [
-        StepBatches(system, config, dataset, Workers(rank, 2, torch.device("cpu"), "solo"))[3]
-        for rank in (0, 1)
-    ]
+    halves = [StepBatches(system, config, dataset, Workers(rank, 2, torch.device("cpu"), "solo"))[3] for rank in (0, 1)]
     for key in whole:
         assert torch.equal(whole[key], torch.cat([half[key] for half in halves]))
 
@@ -179,9 +176,7 @@ def test_networks_that_change_shape_are_carried_over_and_resumed(drawn_faces: st
     for step in range(3):
         training.run_step(batches[step])
     wide = dict(training.networks["enhancer"].named_parameters())
-    memory = (
-        training.optimizers["generator"].state[wide["encoder.levels.0.0.conv2.weight"]]["exp_avg"].clone()
-    )
+    memory = training.optimizers["generator"].state[wide["encoder.levels.0.0.conv2.weight"]]["exp_avg"].clone()
     training.run_step(batches[3])  # the fourth step, then the change
     narrow = dict(training.networks["enhancer"].named_parameters())
     assert narrow["encoder.levels.0.0.conv1.weight"].shape[0] == memory.shape[1] // 2
@@ -222,7 +217,5 @@ def test_distillation_and_similarity_join_the_generators_loss(drawn_faces: str) 
     for name in ("generator/distillation", "generator/similarity"):
         assert all(math.isfinite(t[name]) and t[name] > 0 for t in terms[1:])
     assert terms[-1]["generator/distillation"] < terms[0]["generator/distillation"]
-    assert any(
-        not torch.equal(b, p) for b, p in zip(before, training.networks["adapters"].parameters(), strict=True)
-    )
+    assert any(not torch.equal(b, p) for b, p in zip(before, training.networks["adapters"].parameters(), strict=True))
     assert "adapters" not in training.average
