@@ -14,8 +14,12 @@ from rayface.imaging import codec
 from rayface.imaging.align import similarity, transform_points, warp_crops, warp_masks
 
 ALIGN = ("auto", "detect", "landmarks", "none")
-TIGHT_FORMATS = ("celeba", "celebamask")  # their faces fill the photo
-PAD = 0.25  # of the longer side, added on every border before detection: tight crops cut off what the detector expects
+# Formats of tight crops, whose faces fill the photo, and the smallest face to look for in them, in pixels: less
+# work and fewer faces missed than with the detector's own (measured on celeba-mini and CelebAMask-HQ).
+TIGHT_FORMATS = {"celeba": 48, "celebamask": 100}
+# Borders added before detection, as shares of the longer side, one after the other until a face is found: tight
+# crops cut off what the detector expects around a face.
+TIGHT_PADS, PADS = (0.25, 0.4), (0.0, 0.25)
 MIN_SIDE = 32  # smaller photos are thumbnails: nothing to learn from
 SIZES = (32, 2048)
 _BATCH_PHOTOS, _BATCH_PIXELS = 32, 24_000_000  # photos held at once: bounds memory where photos are large
@@ -135,16 +139,17 @@ class CropMaker:
     def _detect(self, photos: list[torch.Tensor]) -> list[Any]:
         if not photos:
             return []
+        tight = self.options.format in TIGHT_FORMATS
         if self._detector is None:
             from rayface.systems.detection import DetectorConfig, load_detector
 
             # a little smaller than wanted: the detector's idea of a face's size is rough
-            self._detector = load_detector(config=DetectorConfig(min_face=max(24, 0.75 * self.options.min_face)))
-        if self.options.format in TIGHT_FORMATS:
-            return list(self._detector.detect(photos, pad=PAD))
-        found = list(self._detector.detect(photos))
+            least = max(24.0, 0.75 * self.options.min_face, TIGHT_FORMATS.get(self.options.format, 0))
+            self._detector = load_detector(config=DetectorConfig(min_face=least))
+        first, again = TIGHT_PADS if tight else PADS
+        found = list(self._detector.detect(photos, pad=first))
         missed = [index for index, faces in enumerate(found) if not len(faces)]
-        for index, faces in zip(missed, self._detector.detect([photos[i] for i in missed], pad=PAD), strict=True):
+        for index, faces in zip(missed, self._detector.detect([photos[i] for i in missed], pad=again), strict=True):
             found[index] = faces
         return found
 
