@@ -127,7 +127,13 @@ def _list(source: str | Path) -> _Tree:
         ) from error
     files = {}
     for info in infos:
-        path = info.path[len(root) :].lstrip("/")
+        try:
+            path = info.path[len(root) :].lstrip("/")
+        except UnicodeDecodeError as error:
+            raise RayfaceError(
+                f"A file name in {source} is not UTF-8 ({error.object!r}); rename the file, for example with convmv.",
+                kind="bad-file-name",
+            ) from error
         hidden = any(part.startswith((".", "__MACOSX")) for part in path.split("/"))
         if info.type == fs.FileType.File and not hidden:
             files[path] = info.size or 0

@@ -1,5 +1,6 @@
 """The layouts data sets come in, their labels, and the splits."""
 
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -185,6 +186,12 @@ def test_missing_sources_and_unknown_formats(tmp_path: Path) -> None:
         find_items(tmp_path, "imagenet")
     with pytest.raises(RayfaceError, match="limit of 0"):
         find_items(tree(tmp_path, "a.jpg"), "folder", limit=0)
+
+
+def test_a_file_name_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).write_bytes(b"x")
+    with pytest.raises(RayfaceError, match=r"not UTF-8 .*caf\\xe9\.jpg"):
+        find_items(tmp_path, "folder")
 
 
 def test_the_digest_follows_photos_and_labels_but_not_the_place(tmp_path: Path) -> None:
