@@ -19,9 +19,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_DEDUP_LOGS"] = "0"
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
-# `ray.init()` of the code under test starts a cluster of its own: neither the developer's RAY_ADDRESS nor a
-# `ray start` that runs on this machine is used (or filled with the tests' actors).
-os.environ["RAY_ADDRESS"] = "local"
+# Without it rayface.ray_session starts a cluster of its own. Not "local": `ray job submit` then stumbles over
+# every other cluster on the machine.
+os.environ.pop("RAY_ADDRESS", None)
 
 CLUSTER_CPUS = 4  # more than a small machine has: the tests' workers wait for each other, they do not compute
 
