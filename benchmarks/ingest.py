@@ -18,8 +18,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from rayface.data.ingest import connect, ingest
+from rayface.data.ingest import ingest
 from rayface.data.sources import find_items
+from rayface.ray_session import connect
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     import ray
 
-    connect()
+    connect(quiet=True)
     items = find_items(options.photos, options.format).items
     with Image.open(items[0].path) as picture:
         first = "x".join(str(side) for side in picture.size)

@@ -38,9 +38,7 @@ def main() -> None:
     run(training, dataset, lambda *_: None, progress)
     if progress:
         progress.close()
-        torch.save(
-            {k: n.state_dict() for k, n in training.networks.items()}, Path(arguments.out) / "final.pt"
-        )
+        torch.save({k: n.state_dict() for k, n in training.networks.items()}, Path(arguments.out) / "final.pt")
     if not arguments.solo:
         torch.distributed.destroy_process_group()
 

@@ -45,9 +45,7 @@ def apply_steps(
     return {"photos": reports}
 
 
-def _apply_one(
-    pipeline: Any, steps: Sequence[str], source: Path, target: Path, params: Any
-) -> dict[str, Any]:
+def _apply_one(pipeline: Any, steps: Sequence[str], source: Path, target: Path, params: Any) -> dict[str, Any]:
     from rayface.data.shards import open_filesystem, write_bytes
     from rayface.imaging.codec import decode, encode
 

@@ -58,9 +58,7 @@ def train(
     set_from: Annotated[str, typer.Option(help="best.json of `python -m tune`")] = "",
     init: Annotated[str, typer.Option(help="model to fine-tune, for example enhancement@3")] = "",
     cpus_per_worker: Annotated[int, typer.Option(help="0: the cluster's CPUs shared out")] = 0,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="print the resolved configuration and stop")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the resolved configuration and stop")] = False,
 ) -> None:
     """Train one or several systems on Ray Train, in dependency order, in one group of workers."""
     from rayface.training.launch import train as train_on_ray
@@ -100,9 +98,7 @@ def evaluate(
     from rayface.evaluation.report import print_report
     from rayface.store import open_store
 
-    report = run_evaluation(
-        system, data, open_store(store or None), model or None, split, limit or None, device
-    )
+    report = run_evaluation(system, data, open_store(store or None), model or None, split, limit or None, device)
     if as_json:
         print_json(report)
     else:

@@ -4,11 +4,12 @@ import logging
 import os
 
 
-def connect() -> None:
+def connect(quiet: bool = False) -> None:
     """The cluster this process is connected to, else that of RAY_ADDRESS, else a new one on this machine.
 
     A job submitted to a cluster has RAY_ADDRESS. Without it a private cluster is started and ends with the process:
-    Ray's own default of joining whatever was started last hangs for minutes when that one has died.
+    Ray's own default of joining whatever was started last hangs for minutes when that one has died. `quiet`: what
+    workers print is not shown here, for commands that print JSON and progress of their own.
     """
     import ray
 
@@ -17,4 +18,4 @@ def connect() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     address = os.environ.get("RAY_ADDRESS") or "local"
-    ray.init(address=address, logging_level=logging.WARNING)
+    ray.init(address=address, log_to_driver=not quiet, logging_level=logging.ERROR if quiet else logging.WARNING)

@@ -86,9 +86,7 @@ class ModelStore:
         info = self.info(ref)
         data = store._read(f"{store.root}/{name}/{version}/model.safetensors")
         if hashlib.sha256(data).hexdigest() != info["sha256"]:
-            raise RayfaceError(
-                f"{name}@{version} in {store.uri}: model.safetensors does not match its sha256"
-            )
+            raise RayfaceError(f"{name}@{version} in {store.uri}: model.safetensors does not match its sha256")
         check_metadata(info.get("schema"), f"{name}@{version}")
         system = get_system(info["system"])
         config = from_dict(system.config_class, info["config"], f"{name}@{version}")
@@ -152,9 +150,7 @@ class ModelStore:
         files = {
             "model.safetensors": data,
             "metrics.json": json.dumps(metrics or {}, indent=1).encode(),
-            "README.md": (
-                card or f"# {name} {version}\n\nTrained with rayface; no card was written.\n"
-            ).encode(),
+            "README.md": (card or f"# {name} {version}\n\nTrained with rayface; no card was written.\n").encode(),
             "config.json": json.dumps(info, indent=1).encode(),
         }
         for file, content in files.items():
@@ -165,18 +161,14 @@ class ModelStore:
         """Make `name@version` the one that a bare `name` means."""
         store, name, version = self._resolve(ref)
         if store is not self:
-            raise RayfaceError(
-                f"{ref} is in {store.uri}, not in {self.uri}: only this store's models are promoted"
-            )
+            raise RayfaceError(f"{ref} is in {store.uri}, not in {self.uri}: only this store's models are promoted")
         write_bytes(json.dumps({"version": version}).encode(), f"{self.root}/{name}/promoted.json", self.fs)
 
     def _resolve(self, ref: str) -> "tuple[ModelStore, str, str]":
         if "/" in ref and "@" not in ref:
             folder = Path(ref).expanduser().resolve()
             if not (folder / "config.json").is_file():
-                raise RayfaceError(
-                    f"{ref!r} is not a model folder: it has no config.json", kind="unknown-model"
-                )
+                raise RayfaceError(f"{ref!r} is not a model folder: it has no config.json", kind="unknown-model")
             return ModelStore(folder.parent.parent), folder.parent.name, folder.name
         name, _, version = ref.partition("@")
         versions = self.versions(name)

@@ -28,9 +28,7 @@ def move(
     matrices = torch.stack([_random_similarity(amount, random) for random in generators])
     grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    ids = F.grid_sample(
-        masks[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False
-    )
+    ids = F.grid_sample(masks[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False)
     return moved, ids[:, 0].to(masks.dtype)
 
 

@@ -11,7 +11,6 @@ import functools
 import io
 import json
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from rayface.data import shards
 from rayface.data.crops import CropMaker, CropOptions, Rejection
 from rayface.data.sources import Item, Source, find_items
 from rayface.errors import RayfaceError
+from rayface.ray_session import connect
 
 PLAN = "ingest.json"  # what the data set is being made from; compared when an ingest is resumed
 REJECTED_KEY = "rayface.rejected"
@@ -138,19 +138,6 @@ def _claim(filesystem: fs.FileSystem, folder: str, plan: dict[str, Any]) -> None
         )
 
 
-def connect() -> None:
-    """Use the Ray cluster of this process or of RAY_ADDRESS; else start a local one, quietly."""
-    import ray
-
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if os.environ.get("RAY_ADDRESS", "local") != "local":
-        ray.init(logging_level=logging.WARNING)
-    else:
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-
-
 @functools.lru_cache(maxsize=1)
 def _crop_maker(options: CropOptions, source: str) -> CropMaker:
     """Kept from task to task: Ray runs them in the same worker processes, which so load the detector once."""
@@ -177,7 +164,7 @@ def _run(
 ) -> None:
     import ray.data
 
-    connect()
+    connect(quiet=True)
     # The driver tells the progress itself; warnings here are about bars and logs.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False

@@ -250,7 +250,7 @@ def _draw_on_ray(todo: list[dict[str, Any]], workers: int) -> None:
 
     from rayface.ray_session import connect
 
-    connect()
+    connect(quiet=True)
     draw = ray.remote(num_cpus=1)(write_chunk)
     running: list[ray.ObjectRef] = []
     try:

@@ -68,9 +68,7 @@ def encode(photo: torch.Tensor, format: PhotoFormat = "png", quality: int = 95) 
     elif format == "png":
         picture.save(buffer, "PNG")
     else:
-        raise RayfaceError(
-            f"Picture format {format!r} is unknown; choose png, jpeg or webp.", kind="bad-format"
-        )
+        raise RayfaceError(f"Picture format {format!r} is unknown; choose png, jpeg or webp.", kind="bad-format")
     return buffer.getvalue()
 
 
@@ -204,9 +202,7 @@ def _apply_profile(picture: Image.Image, profile: bytes) -> Image.Image:
         return picture
 
 
-def _convert(
-    picture: Image.Image, source: ImageCms.ImageCmsProfile | ImageCms.core.CmsProfile
-) -> Image.Image:
+def _convert(picture: Image.Image, source: ImageCms.ImageCmsProfile | ImageCms.core.CmsProfile) -> Image.Image:
     mode: Literal["RGB", "RGBA"] = "RGBA" if picture.mode == "RGBA" else "RGB"
     converted = ImageCms.profileToProfile(
         picture, source, _SRGB, renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC, outputMode=mode
