@@ -80,8 +80,9 @@ def train_worker(settings: dict[str, Any]) -> None:
 
     from rayface.training.workers import from_ray
 
-    # Ray logs every report with all its metrics; Progress tells the same in one line
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    # Ray logs every report with all its metrics, to the root logger too; Progress tells the same in one line
+    for name in ("", "ray.train"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     plan: TrainPlan = settings["plan"]
     workers = from_ray()

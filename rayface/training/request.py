@@ -32,7 +32,6 @@ class TrainRequest:
 
     systems: tuple[str, ...]
     data: str
-    data_of: tuple[tuple[str, str], ...] = ()  # (system, dataset) where a system has its own
     preset: str = "small"
     workers: tuple[int, int] = (1, 1)
     gpu: bool = False
@@ -42,6 +41,7 @@ class TrainRequest:
     overrides: tuple[str, ...] = ()
     init: str = ""  # store reference to fine-tune
     cpus_per_worker: int = 0  # 0: the cluster's CPUs shared out
+    data_of: tuple[tuple[str, str], ...] = ()  # (system, dataset) where a system has its own
 
     @property
     def store_uri(self) -> str:

@@ -47,24 +47,31 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process = subprocess.Popen(
             command, stdout=file, stderr=file, env={**os.environ, **AUTH, **PATH}, start_new_session=True
         )
-    address = f"http://127.0.0.1:{port}"
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_until_up(address, process, log)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def wait_until_up(address: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    header = {"Authorization": f"Bearer {AUTH['RAY_AUTH_TOKEN']}"}
+    request = urllib.request.Request(f"{address}/api/version", headers=header)
     deadline = time.monotonic() + 120
     while True:
         try:
-            header = {"Authorization": f"Bearer {AUTH['RAY_AUTH_TOKEN']}"}
-            with urllib.request.urlopen(urllib.request.Request(f"{address}/api/version", headers=header), timeout=2):
-                break
+            with urllib.request.urlopen(request, timeout=2):
+                return
         except OSError:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.5)
-    yield address
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(5)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def submit(address: str, *command: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,146 @@
+"""The command line as a user meets it: what is wrong is said in one line, with exit code 2."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rayface.imaging.codec import decode, encode
+from rayface.store import ModelStore
+from tests.scenes import scene
+from tests.tiny_models import save_tiny_models
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def rayface(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "rayface.cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def said(*arguments: str) -> str:
+    done = rayface(*arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
+    return save_tiny_models(tmp_path_factory.mktemp("store"))
+
+
+def test_dry_run_prints_the_whole_configuration(drawn_faces: str) -> None:
+    done = rayface("train", "parsing", "--data", drawn_faces, "--preset", "tiny", "--set", "steps=3", "--dry-run")
+    assert done.returncode == 0
+    config = json.loads(done.stdout)["parsing"]
+    assert config["steps"] == 3
+    assert config["parser"]["widths"] == [8, 16, 16]
+
+
+def test_bad_training_requests(drawn_faces: str, tmp_path: Path) -> None:
+    data = ("--data", drawn_faces, "--preset", "tiny", "--dry-run")
+    assert "unknown system 'parsin'; known: parsing" in said("train", "parsin", *data)
+    assert "global_batch=9 cannot be shared evenly" in said(
+        "train", "parsing", *data, "--workers", "2", "--set", "global_batch=9"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--preset", "huge"), "unknown preset 'huge'"),
+        (("--set", "steps"), "key=value"),
+        (("--set", "parser.depth=3"), "it has: blocks"),
+        (("--workers", "0"), "--workers '0'"),
+        (("--name", "a/b"), "--name 'a/b'"),
+        (("--set-from", "nothing.json"), "nothing.json"),
+    ],
+)
+def test_bad_options_in_this_process(arguments: tuple[str, ...], message: str, drawn_faces: str) -> None:
+    """The same command line without a process for each: typer's runner on the real application."""
+    from typer.testing import CliRunner
+
+    from rayface.cli import app
+    from rayface.errors import RayfaceError
+
+    result = CliRunner().invoke(app, ["train", "parsing", "--data", drawn_faces, "--dry-run", *arguments])
+    assert isinstance(result.exception, RayfaceError)
+    assert message in str(result.exception)
+
+
+def test_apply_a_photo_and_a_folder(store: ModelStore, tmp_path: Path) -> None:
+    from rayface.apply import apply_steps
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.png").write_bytes(encode(scene(0), "png"))
+    (photos / "broken.jpg").write_bytes(b"not a picture")
+    report = apply_steps(["enhance"], photos, tmp_path / "out", store, ["strength=1"])
+    first, second = report["photos"]
+    assert first["changed"] >= 1
+    assert "error" in second
+    assert not (tmp_path / "out" / "broken.jpg").exists()
+    result = decode((tmp_path / "out" / "a.png").read_bytes())
+    assert result.shape == scene(0).shape
+    assert not torch.equal(result, scene(0))
+
+    single = tmp_path / "one.png"
+    apply_steps(["enhance"], photos / "a.png", single, store)
+    assert torch.equal(decode(single.read_bytes()), result)
+
+
+def test_bad_applications(store: ModelStore, tmp_path: Path) -> None:
+    from rayface.apply import apply_steps
+    from rayface.errors import RayfaceError
+
+    photo = tmp_path / "a.png"
+    photo.write_bytes(encode(scene(0), "png"))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for source, target, steps, settings, message in (
+        (tmp_path / "no.png", tmp_path / "out.png", "enhance", [], "does not exist"),
+        (photo, tmp_path / "out.gif", "enhance", [], "must end in"),
+        (photo, tmp_path / "out.png", "beautify", [], "known"),
+        (photo, tmp_path / "out.png", "enhance", ["strength=3"], "from 0 to 1"),
+        (photo, tmp_path / "out.png", "enhance", ["size=3"], "known: strength"),
+        (photo, tmp_path / "out.png", "enhance", ["strength"], "key=value"),
+        (empty, tmp_path / "out", "enhance", [], "holds no photos"),
+    ):
+        with pytest.raises(RayfaceError, match=message):
+            apply_steps([steps], source, target, store, settings)
+
+
+def test_models_are_listed_and_shown(store: ModelStore) -> None:
+    from typer.testing import CliRunner
+
+    from rayface.cli import app
+
+    shown = CliRunner().invoke(app, ["models", "list", "--store", store.uri])
+    assert "enhancement@1" in shown.output
+    assert "detection@1" in shown.output
+    info = json.loads(CliRunner().invoke(app, ["models", "show", "parsing@1", "--store", store.uri]).output)
+    assert info["system"] == "parsing"
+
+
+def test_evaluation_of_another_systems_model_is_refused(store: ModelStore, drawn_faces: str) -> None:
+    from rayface.errors import RayfaceError
+    from rayface.evaluation.evaluate import evaluate
+
+    with pytest.raises(RayfaceError, match="a model of 'parsing', not of 'enhancement'"):
+        evaluate("enhancement", drawn_faces, store, "parsing")
+
+
+def test_evaluation_tells_what_it_measured(store: ModelStore, drawn_faces: str) -> None:
+    from rayface.evaluation.evaluate import evaluate
+
+    report = evaluate("parsing", drawn_faces, store, split="validation", limit=4)
+    assert report["photos"] == 4
+    assert report["data_source"] == "synth"
+    assert 0 <= report["metrics"]["mean_f1"]["low"] <= report["metrics"]["mean_f1"]["high"] <= 1
+    restored = evaluate("enhancement", drawn_faces, store, split="validation", limit=2)["metrics"]
+    assert set(restored) == {"psnr_gain", "easy", "medium", "hard"}
+    assert restored["easy"]["input"]["psnr"]["value"] > restored["hard"]["input"]["psnr"]["value"]
