@@ -88,7 +88,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     saved(tmp_path)
     with pytest.raises(RayfaceError, match=r"no model 'parsing@9'.*parsing \(1\)"):
         store.load("parsing@9")
-    with pytest.raises(RayfaceError, match="no config.json"):
+    with pytest.raises(RayfaceError, match=r"no config\.json"):
         store.load(f"{tmp_path}/parsing/7")
 
     config = tmp_path / "parsing" / "1" / "config.json"
