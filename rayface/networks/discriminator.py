@@ -28,7 +28,7 @@ class Discriminator(nn.Module):
         self.head = nn.Conv2d(widths[-1], 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.leaky_relu(self.stem(F.pixel_unshuffle(x, 2)), 0.2)
+        x = F.silu(self.stem(F.pixel_unshuffle(x, 2)))
         for down in self.downs:
-            x = F.leaky_relu(down(x), 0.2)
-        return self.head(F.leaky_relu(self.body(x), 0.2))
+            x = F.silu(down(x))
+        return self.head(F.silu(self.body(x)))
