@@ -29,10 +29,13 @@ def apply_steps(
         raise RayfaceError(f"{target}: the result's name must end in {', '.join(SUFFIXES)}")
     if source.is_dir() and target.is_file():
         raise RayfaceError(f"{target} is a file; the results of a folder go into a folder")
+    if source.resolve() == target.resolve():
+        raise RayfaceError(f"{target} is the input itself; choose another OUTPUT, so that the originals stay")
     pipeline = Pipeline.from_store(store, steps)
     if source.is_file():
         return {"photos": [_apply_one(pipeline, steps, source, target, params)]}
-    photos = sorted(p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
+    found = (p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
+    photos = sorted(p for p in found if target.resolve() not in p.resolve().parents)
     if not photos:
         raise RayfaceError(f"{source} holds no photos ({', '.join(SUFFIXES)})")
     reports = []
@@ -40,14 +43,14 @@ def apply_steps(
         result = target / photo.relative_to(source)
         try:
             reports.append(_apply_one(pipeline, steps, photo, result, params))
-        except RayfaceError as error:
+        except (RayfaceError, OSError) as error:
             reports.append({"photo": str(photo), "error": str(error)})
     return {"photos": reports}
 
 
 def _apply_one(pipeline: Any, steps: Sequence[str], source: Path, target: Path, params: Any) -> dict[str, Any]:
-    from rayface.data.shards import open_filesystem, write_bytes
     from rayface.imaging.codec import decode, encode
+    from rayface.storage import open_filesystem, write_bytes
 
     result = pipeline.process(decode(source.read_bytes()), steps, params)
     filesystem, path = open_filesystem(target)

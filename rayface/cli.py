@@ -117,7 +117,11 @@ def apply(
     from rayface.apply import apply_steps
     from rayface.store import open_store
 
-    print_json(apply_steps(steps.split(","), source, target, open_store(store or None), set_))
+    report = apply_steps(steps.split(","), source, target, open_store(store or None), set_)
+    print_json(report)
+    failed = sum("error" in photo for photo in report["photos"])
+    if failed:
+        raise RayfaceError(f"{failed} of {len(report['photos'])} photos could not be processed; see their errors above")
 
 
 @models_app.command("list")

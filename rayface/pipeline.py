@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 CROP_SIZE = 256  # side of the aligned crops that travel from stage to stage, px
 FACES = ("all", "largest")
-FORWARD_FACES = 16  # crops in one call of a network: bounds memory whatever the photo shows
+# Crops in one call of a network. On a GPU many; on a CPU one: a batch is no faster there, and its kernels differ in the
+# last bit from those of a single crop, so a photo's pixels would depend on what else was being processed.
+FORWARD_FACES = {"cuda": 16, "cpu": 1}
 
 
 class Parser(Protocol):
@@ -198,6 +200,11 @@ def _align(photo: Tensor, found: Any, params: Params, max_faces: int) -> Work:
     )
 
 
+def faces_together(stage: Any) -> int:
+    """How many crops go through a stage's network in one call, by the device it is on."""
+    return FORWARD_FACES[torch.device(getattr(stage, "device", "cpu")).type]
+
+
 def run_step(step: "Step", works: Sequence[Work], params: Sequence[Params]) -> list[Work]:
     """Run one step on the faces of several photos in common batches; returns new works."""
     started = time.perf_counter()
@@ -205,8 +212,9 @@ def run_step(step: "Step", works: Sequence[Work], params: Sequence[Params]) -> l
     crops = tensor(np.concatenate([work.crops for work in works])) if sum(counts) else torch.zeros(0)
     strengths = torch.tensor([p.strength for p, n in zip(params, counts, strict=True) for _ in range(n)])
     after, reasons = [], []
-    for first in range(0, len(crops), FORWARD_FACES):
-        part = slice(first, first + FORWARD_FACES)
+    together = faces_together(step)
+    for first in range(0, len(crops), together):
+        part = slice(first, first + together)
         changed, why = _apply(step, crops[part], strengths[part])
         after.append(changed)
         reasons += why
@@ -280,7 +288,7 @@ def parse_faces(parser: Parser, works: Sequence[Work], every_face: Sequence[bool
     wanted = [work.changed | all_faces for work, all_faces in zip(works, every, strict=True)]
     crops = [work.crops[chosen] for work, chosen in zip(works, wanted, strict=True) if chosen.any()]
     batch = tensor(np.concatenate(crops)) if crops else torch.zeros(0)
-    parts = [_masks(parser, part) for part in batch.split(FORWARD_FACES)] if crops else []
+    parts = [_masks(parser, part) for part in batch.split(faces_together(parser))] if crops else []
     found = torch.cat(parts).numpy() if parts else np.zeros((0, CROP_SIZE, CROP_SIZE), np.uint8)
     results, first = [], 0
     for work, chosen in zip(works, wanted, strict=True):

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.fs as pafs
+from pyarrow import fs
 
 from rayface.configuration import from_dict, to_dict
-from rayface.data.shards import open_filesystem, write_bytes
 from rayface.errors import RayfaceError
 from rayface.records import check_metadata, schema_metadata
+from rayface.storage import open_filesystem, write_bytes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,7 +64,10 @@ class ModelStore:
 
     def info(self, ref: str) -> dict[str, Any]:
         """config.json of a model, with its `metrics` and where it was found."""
-        store, name, version = self._resolve(ref)
+        return self._info(*self._resolve(ref))
+
+    @staticmethod
+    def _info(store: "ModelStore", name: str, version: str) -> dict[str, Any]:
         folder = f"{store.root}/{name}/{version}"
         info = json.loads(store._read(f"{folder}/config.json"))
         metrics = f"{folder}/metrics.json"
@@ -83,7 +86,7 @@ class ModelStore:
         from rayface.systems.base import get_system
 
         store, name, version = self._resolve(ref)
-        info = self.info(ref)
+        info = self._info(store, name, version)
         data = store._read(f"{store.root}/{name}/{version}/model.safetensors")
         if hashlib.sha256(data).hexdigest() != info["sha256"]:
             raise RayfaceError(f"{name}@{version} in {store.uri}: model.safetensors does not match its sha256")
@@ -132,7 +135,7 @@ class ModelStore:
             newest = self.info(f"{name}@{held[-1]}")
             if newest["sha256"] == digest and newest.get("run") == (details or {}).get("run"):
                 return f"{name}@{held[-1]}"
-        version = str(int((self.versions(name) or ["0"])[-1]) + 1)
+        version = self._claim_version(name)
         info = {
             "name": name,
             "version": version,
@@ -156,6 +159,20 @@ class ModelStore:
         for file, content in files.items():
             write_bytes(content, f"{folder}/{file}", self.fs)
         return f"{name}@{version}"
+
+    def _claim_version(self, name: str) -> str:
+        """The next version number. In a local store its folder is made here, so two savers never share one."""
+        folders = [Path(info.path).name for info in self._children(f"{self.root}/{name}")]
+        version = max((int(folder) for folder in folders if folder.isdigit()), default=0) + 1
+        if isinstance(self.fs, fs.LocalFileSystem):
+            try:
+                os.makedirs(f"{self.root}/{name}", exist_ok=True)
+                os.mkdir(f"{self.root}/{name}/{version}")
+            except FileExistsError:
+                return self._claim_version(name)
+            except OSError as error:
+                raise RayfaceError(f"{self.root}/{name} cannot be written ({error}); choose another --store") from error
+        return str(version)
 
     def promote(self, ref: str) -> None:
         """Make `name@version` the one that a bare `name` means."""
@@ -189,12 +206,12 @@ class ModelStore:
             kind="unknown-model",
         )
 
-    def _children(self, folder: str) -> list[pafs.FileInfo]:
-        infos = self.fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
-        return [info for info in infos if info.type == pafs.FileType.Directory]
+    def _children(self, folder: str) -> list[fs.FileInfo]:
+        infos = self.fs.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+        return [info for info in infos if info.type == fs.FileType.Directory]
 
     def _exists(self, path: str) -> bool:
-        return self.fs.get_file_info(path).type == pafs.FileType.File
+        return self.fs.get_file_info(path).type == fs.FileType.File
 
     def _read(self, path: str) -> bytes:
         with self.fs.open_input_stream(path) as stream:

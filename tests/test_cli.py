@@ -109,6 +109,8 @@ def test_bad_applications(store: ModelStore, tmp_path: Path) -> None:
         (photo, tmp_path / "out.png", "enhance", ["size=3"], "known: strength"),
         (photo, tmp_path / "out.png", "enhance", ["strength"], "key=value"),
         (empty, tmp_path / "out", "enhance", [], "holds no photos"),
+        (photo, photo, "enhance", [], "the input itself"),
+        (empty, empty, "enhance", [], "the input itself"),
     ):
         with pytest.raises(RayfaceError, match=message):
             apply_steps([steps], source, target, store, settings)
@@ -132,6 +134,17 @@ def test_evaluation_of_another_systems_model_is_refused(store: ModelStore, drawn
 
     with pytest.raises(RayfaceError, match="a model of 'parsing', not of 'enhancement'"):
         evaluate("enhancement", drawn_faces, store, "parsing")
+
+
+def test_a_device_that_is_not_there_is_named(store: ModelStore, drawn_faces: str) -> None:
+    from rayface.errors import RayfaceError
+    from rayface.evaluation.evaluate import evaluate
+
+    with pytest.raises(RayfaceError, match="give cpu or cuda"):
+        evaluate("parsing", drawn_faces, store, device="banana")
+    if not torch.cuda.is_available():
+        with pytest.raises(RayfaceError, match="no usable GPU"):
+            evaluate("parsing", drawn_faces, store, device="cuda")
 
 
 def test_evaluation_tells_what_it_measured(store: ModelStore, drawn_faces: str) -> None:

@@ -36,6 +36,10 @@ def test_overrides_reach_nested_fields_with_their_types() -> None:
         ("precision=fp8", "bf16, fp32"),
         ("compile=maybe", "true or false"),
         ("degradation.noise=1", "2 values"),
+        ("sample_every=0", "at least 1"),
+        ("r1_every=0", "at least 1"),
+        ("losses.pixel=nan", "finite"),
+        ("size=100", "divisible by 8"),
     ],
 )
 def test_wrong_overrides_are_named(assignment: str, said: str) -> None:

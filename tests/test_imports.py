@@ -18,7 +18,7 @@ LAYERS = (
     ("errors",),
     ("records", "randomness", "configuration"),
     ("imaging", "networks"),
-    ("systems.detection", "ray_session"),
+    ("systems.detection", "ray_session", "storage"),
     ("data",),
     ("evaluation.metrics", "evaluation.pictures", "evaluation.restoration", "evaluation.segmentation"),
     ("systems",),

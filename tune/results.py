@@ -5,8 +5,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rayface.data.shards import open_filesystem, write_bytes
 from rayface.errors import RayfaceError
+from rayface.storage import open_filesystem, write_bytes
 
 if TYPE_CHECKING:
     from tune.search import Objective, Search

@@ -2,14 +2,13 @@
 
 import dataclasses
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from rayface.errors import RayfaceError
 from rayface.ray_session import connect
+from rayface.storage import absolute
 from rayface.training.request import TrainRequest, check_storage, resolve, training_split
 from tune.results import write_results
 
@@ -53,17 +52,18 @@ def search(wanted: Search, request: SearchRequest) -> dict[str, Any]:
 
     Raises RayfaceError: bad settings (before anything starts), nothing to resume, no trial that succeeded.
     """
+    import ray
     from ray import tune
 
     if request.trials < 1:
         raise RayfaceError(f"--trials {request.trials}: give at least 1")
-    request = dataclasses.replace(
-        request, storage=os.path.abspath(request.storage) if "://" not in request.storage else request.storage
-    )
+    request = dataclasses.replace(request, storage=absolute(request.storage), data=absolute(request.data))
     plan = resolve(_train_request(wanted, request, {}, "check"))
     training_split(plan, wanted.system)
     check_storage(request.storage)
     connect()
+    if request.gpu and ray.cluster_resources().get("GPU", 0) < request.workers:
+        raise RayfaceError(f"--gpu with {request.workers} workers a trial, but this cluster has too few GPUs for one")
     folder = f"{request.storage}/{request.name}"
     trainable = _trainable(wanted, request)
     if request.resume:
@@ -112,8 +112,10 @@ def _fitting(request: SearchRequest) -> int:
     import ray
 
     total = ray.cluster_resources()
-    amount = total.get("GPU", 0) if request.gpu else total.get("CPU", 1)
-    return max(1, int(amount // (request.workers + (0 if request.workers == 1 else 1))))
+    if request.gpu:
+        return max(1, int(total.get("GPU", 0) // request.workers))
+    driver = 0 if request.workers == 1 else 1  # a trial with workers of its own holds a CPU besides
+    return max(1, int(total.get("CPU", 1) // (request.workers + driver)))
 
 
 def _trainable(wanted: Search, request: SearchRequest) -> Any:
@@ -157,7 +159,7 @@ def _train_request(wanted: Search, request: SearchRequest, chosen: Mapping[str, 
     folder = f"{request.storage}/{request.name}/models"
     return TrainRequest(
         systems=(wanted.system,),
-        data=request.data if "://" in request.data else str(Path(request.data).absolute()),
+        data=request.data,
         preset=request.preset,
         workers=(request.workers, request.workers),
         gpu=request.gpu,

@@ -9,11 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def mirror_images(images: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
+    """Mirror each picture [N, 3, S, S] with probability 1/2."""
+    return torch.where(_chosen(generators)[:, None, None, None], images.flip(-1), images)
+
+
 def mirror(
     images: Tensor, masks: Tensor, flipped_ids: Tensor, generators: Sequence[np.random.Generator]
 ) -> tuple[Tensor, Tensor]:
     """Mirror each picture with probability 1/2; ids [N, S, S] uint8 swap left and right by `flipped_ids`."""
-    chosen = torch.tensor([random.random() < 0.5 for random in generators])
+    chosen = _chosen(generators)
     images = torch.where(chosen[:, None, None, None], images.flip(-1), images)
     masks = torch.where(chosen[:, None, None], flipped_ids[masks.flip(-1).long()], masks)
     return images, masks
@@ -47,6 +52,10 @@ def jitter_colour(images: Tensor, amount: float, generators: Sequence[np.random.
     grey = (light * weights).sum(1, keepdim=True)
     light = grey + (light - grey) * saturation
     return (light * 2 - 1).clamp(-1, 1)
+
+
+def _chosen(generators: Sequence[np.random.Generator]) -> Tensor:
+    return torch.tensor([random.random() < 0.5 for random in generators])
 
 
 def _random_similarity(amount: float, random: np.random.Generator) -> Tensor:

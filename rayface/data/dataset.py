@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 
-from rayface import records
+from rayface import records, storage
 from rayface.data import shards
 from rayface.errors import RayfaceError
 from rayface.imaging import codec
@@ -87,7 +87,7 @@ class FaceDataset:
             raise RayfaceError(f"A crop size of {size} px makes no sense; give a positive number.")
         self.path = str(path)
         self.split = split
-        self._filesystem, self._folder = shards.open_filesystem(path)
+        self._filesystem, self._folder = storage.open_filesystem(path)
         self.manifest = shards.read_manifest(self._folder, self._filesystem)
         self.stored_size = int(self.manifest["size"])
         self.size = size or self.stored_size
@@ -198,7 +198,7 @@ class FaceDataset:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._filesystem, _ = shards.open_filesystem(self.path)
+        self._filesystem, _ = storage.open_filesystem(self.path)
         self._reset_caches()
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from rayface import records
+from rayface import records, storage
 from rayface.data import shards
 from rayface.data.crops import CropMaker, CropOptions, Rejection
 from rayface.data.sources import Item, Source, find_items
@@ -75,7 +75,7 @@ def ingest(
         )
     for note in found.notes:
         tell(f"{source}: {note}")
-    filesystem, folder = shards.open_filesystem(out)
+    filesystem, folder = storage.open_filesystem(out)
     plan = _plan(options, chunk, found)
     _claim(filesystem, folder, plan)
     shards.remove_temporary(filesystem, folder)
@@ -122,7 +122,7 @@ def _claim(filesystem: fs.FileSystem, folder: str, plan: dict[str, Any]) -> None
                 status=409,
                 kind="dataset-exists",
             ) from None
-        shards.write_bytes(json.dumps(plan, indent=1).encode(), f"{folder}/{PLAN}", filesystem)
+        storage.write_bytes(json.dumps(plan, indent=1).encode(), f"{folder}/{PLAN}", filesystem)
         return
     except (OSError, ValueError) as error:
         raise RayfaceError(
@@ -141,7 +141,7 @@ def _claim(filesystem: fs.FileSystem, folder: str, plan: dict[str, Any]) -> None
 @functools.lru_cache(maxsize=1)
 def _crop_maker(options: CropOptions, source: str) -> CropMaker:
     """Kept from task to task: Ray runs them in the same worker processes, which so load the detector once."""
-    return CropMaker(options, shards.open_filesystem(source)[0])
+    return CropMaker(options, storage.open_filesystem(source)[0])
 
 
 def write_chunk(chunk: dict[str, Any]) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def write_chunk(chunk: dict[str, Any]) -> dict[str, Any]:
     items = [Item(**values) for values in json.loads(chunk["items"])]
     maker = _crop_maker(CropOptions(**json.loads(chunk["options"])), chunk["source"])
     faces, rejected = maker.records(items)
-    filesystem, folder = shards.open_filesystem(chunk["out"])
+    filesystem, folder = storage.open_filesystem(chunk["out"])
     error = ""
     try:
         path = f"{folder}/{shards.shard_name(chunk['shard'])}"
@@ -170,8 +170,8 @@ def _run(
     ray.data.DataContext.get_current().enable_progress_bars = False
     common = {
         "options": json.dumps(dataclasses.asdict(options)),
-        "source": _absolute(source),
-        "out": _absolute(out),
+        "source": storage.absolute(source),
+        "out": storage.absolute(out),
     }
     chunks = [
         {"shard": number, "items": json.dumps([dataclasses.asdict(item) for item in items]), **common}
@@ -203,11 +203,6 @@ def _progress(results: Any, total: int) -> Iterator[str]:
             yield f"{photos} of {total} photos, {faces} faces, {rate:.0f} photos/s, {left:.0f} s left"
 
 
-def _absolute(path: str) -> str:
-    """Workers run in other folders than the driver."""
-    return path if "://" in path else str(Path(path).expanduser().absolute())
-
-
 def _write_rejected(filesystem: fs.FileSystem, folder: str, found: Source) -> list[Rejection]:
     rejected = list(found.rejected)
     for name in shards.list_shards(filesystem, folder):
@@ -218,7 +213,7 @@ def _write_rejected(filesystem: fs.FileSystem, folder: str, found: Source) -> li
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("id", "reason", "detail"))
     writer.writerows(sorted(rejected))
-    shards.write_bytes(
+    storage.write_bytes(
         text.getvalue().encode("utf-8", errors="surrogateescape"), f"{folder}/{shards.REJECTED}", filesystem
     )
     return rejected

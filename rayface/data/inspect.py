@@ -10,8 +10,9 @@ from PIL import Image, ImageDraw
 
 from rayface import records
 from rayface.data.dataset import FaceDataset
-from rayface.data.shards import open_filesystem, read_manifest, write_bytes
+from rayface.data.shards import read_manifest
 from rayface.errors import RayfaceError
+from rayface.storage import open_filesystem, write_bytes
 
 _CELL = 160
 _LANDMARK_COLOURS = ("#ff4040", "#40ff40", "#ffff40", "#40c0ff", "#ff60ff")

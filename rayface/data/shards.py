@@ -4,13 +4,10 @@ A dataset is a folder (or a bucket address, through `pyarrow.fs`) of `shard-0000
 `dataset.json`, which is written last: a folder without it is unfinished.
 """
 
-import contextlib
 import json
 import re
-import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +16,7 @@ from pyarrow import fs
 
 from rayface import records
 from rayface.errors import RayfaceError
+from rayface.storage import open_filesystem, write_bytes
 
 MANIFEST = "dataset.json"
 REJECTED = "rejected.csv"
@@ -26,24 +24,6 @@ ROW_GROUP_ROWS = 16  # small: a random access reads one row group
 OPTIONAL_COLUMNS = ("mask", "facial_hair_mask", "attributes", "identity")
 
 _SHARD_NAME = re.compile(r"shard-\d{5,}\.parquet")
-
-
-def open_filesystem(path: str | Path) -> tuple[fs.FileSystem, str]:
-    """The file system of a folder or of an address such as s3://bucket/folder, and the path in it.
-
-    Raises RayfaceError for an address no file system understands.
-    """
-    text = str(path)
-    try:
-        if "://" in text:
-            filesystem, inner = fs.FileSystem.from_uri(text)
-            return filesystem, inner.rstrip("/")
-        return fs.LocalFileSystem(use_mmap=True), str(Path(text).expanduser().absolute())
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise RayfaceError(
-            f"{text}: no file system opens this address ({error}); give a folder, s3://..., gs://... or file:///...",
-            kind="bad-address",
-        ) from error
 
 
 def shard_name(index: int) -> str:
@@ -62,27 +42,6 @@ def remove_temporary(filesystem: fs.FileSystem, folder: str) -> None:
     for info in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
         if info.base_name.startswith(".tmp-") and info.type == fs.FileType.File:
             filesystem.delete_file(info.path)
-
-
-def write_bytes(data: bytes, path: str, filesystem: fs.FileSystem) -> None:
-    """Write a small file atomically: other readers see the old file, or the new one whole.
-
-    Raises RayfaceError when the place cannot be written (full, read-only, a file in the way).
-    """
-    folder, _, name = path.rpartition("/")
-    temporary = f"{folder}/.tmp-{uuid.uuid4().hex[:8]}-{name}"
-    try:
-        filesystem.create_dir(folder, recursive=True)
-        with filesystem.open_output_stream(temporary) as stream:
-            stream.write(data)
-        filesystem.move(temporary, path)
-    except OSError as error:
-        _discard(temporary, filesystem)
-        raise RayfaceError(
-            f"{path} cannot be written ({error}); free space there, or choose an output you may write to.",
-            status=507,
-            kind="unwritable",
-        ) from error
 
 
 def write_shard(
@@ -214,8 +173,3 @@ def _broken(path: str, error: Exception) -> RayfaceError:
     return RayfaceError(
         f"{path} cannot be read ({error}); delete the dataset and make it again.", kind="broken-dataset"
     )
-
-
-def _discard(path: str, filesystem: fs.FileSystem) -> None:
-    with contextlib.suppress(OSError):  # it may never have been made; another error is being told
-        filesystem.delete_file(path)

@@ -23,9 +23,9 @@ from pyarrow import fs
 
 from rayface import records
 from rayface.data import celeba_labels
-from rayface.data.shards import open_filesystem
 from rayface.data.splits import celeba_splits, celebamask_split, hashed_split
 from rayface.errors import RayfaceError
+from rayface.storage import open_filesystem
 
 # What is taken for a picture. Those of the second row cannot be opened: they are listed as
 # rejected, not passed over.

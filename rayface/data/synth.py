@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rayface import records
+from rayface import records, storage
 from rayface.data import shards
 from rayface.data.drawing.background import draw_background
 from rayface.data.drawing.canvas import Canvas
@@ -209,8 +209,8 @@ def synthesise(
     _check(seed >= 0 and start >= 0, f"seed {seed} and start {start} must not be negative")
     _check(workers is None or workers >= 0, f"workers is {workers}; leave it out for all cores")
     began = time.monotonic()
-    address = out if "://" in out else os.path.abspath(os.path.expanduser(out))
-    filesystem, folder = shards.open_filesystem(address)
+    address = storage.absolute(out)
+    filesystem, folder = storage.open_filesystem(address)
     options = {"seed": seed, "size": size, "start": start, "count": count}
     _claim(filesystem, folder, options)
     shards.remove_temporary(filesystem, folder)
@@ -240,7 +240,7 @@ def _chunks(start: int, count: int) -> Iterator[tuple[int, int, int]]:
 
 def write_chunk(chunk: dict[str, Any]) -> None:
     """Draw and write one shard: one Ray task. A shard that is there already is written again, the same."""
-    filesystem, folder = shards.open_filesystem(chunk["address"])
+    filesystem, folder = storage.open_filesystem(chunk["address"])
     rows = [face_record(chunk["seed"], index, chunk["size"]) for index in range(chunk["first"], chunk["last"])]
     shards.write_shard(rows, f"{folder}/{shards.shard_name(chunk['shard'])}", filesystem)
 
@@ -290,7 +290,7 @@ def _claim(filesystem: Any, folder: str, options: dict[str, int]) -> None:
         raise RayfaceError(
             f"{folder} holds shards of something else; choose another folder", status=409, kind="dataset-exists"
         )
-    shards.write_bytes(json.dumps(options).encode(), f"{folder}/{OPTIONS}", filesystem)
+    storage.write_bytes(json.dumps(options).encode(), f"{folder}/{OPTIONS}", filesystem)
 
 
 def _check(good: bool, message: str) -> None:

@@ -26,6 +26,10 @@ def evaluate(
     from rayface.data.dataset import FaceDataset
 
     system = get_system(system_name)
+    if device not in ("cpu", "cuda"):
+        raise RayfaceError(f"--device {device!r}: give cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RayfaceError("--device cuda, but this machine has no usable GPU; leave it out to evaluate on the CPU")
     loaded = store.load(model or system_name)
     if loaded.system != system_name:
         raise RayfaceError(f"{loaded.ref} is a model of {loaded.system!r}, not of {system_name!r}")

@@ -4,6 +4,7 @@ A new system is one file in this package, its networks, and a line in SYSTEMS; d
 """
 
 import importlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rayface.configuration import flatten, override
 from rayface.errors import RayfaceError
 from rayface.randomness import generator
 
@@ -119,6 +121,7 @@ class System:
     columns: ClassVar[tuple[str, ...]] = ("image",)  # dataset columns it trains on
     released: ClassVar[tuple[str, ...]]  # networks that go into the store (their EMA)
     step_name: ClassVar[str]  # what `steps=` calls it
+    frozen_systems: ClassVar[Mapping[str, str]] = {}  # config key of a frozen model -> the system it must be of
 
     def config(self, preset: str) -> Any:
         """The whole configuration of a preset: tiny (tests), small (a laptop, release weights), base (GPUs)."""
@@ -136,6 +139,15 @@ class System:
 
     def phases(self, config: Any) -> list[Phase]:
         raise NotImplementedError
+
+    def check(self, config: Any) -> None:
+        """Raise RayfaceError for values that no training could use; systems add what is their own."""
+        for name in ("global_batch", "steps", "size", "ema_half_life", "checkpoint_every", "sample_every", "log_every"):
+            if getattr(config, name) < 1:
+                raise RayfaceError(f"{name}={getattr(config, name)} must be at least 1")
+        for name, value in flatten(config).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise RayfaceError(f"{name}={value} is not a finite number")
 
     def frozen_models(self, config: Any) -> dict[str, str]:
         """`{name in PhaseState.frozen: store reference}` of the models the losses need."""
@@ -193,12 +205,16 @@ def sample_generators(seed: int, step: int, indices: Sequence[int], stream: str)
 
 def resolve_config(system: System, preset: str, overrides: Sequence[str]) -> Any:
     """A preset with `key=value` overrides applied; RayfaceError names an unknown preset, key or wrong value."""
-    from rayface.configuration import override
-
     if preset not in PRESETS:
         raise RayfaceError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
     config = override(system.config(preset), overrides)
-    for name in ("global_batch", "steps", "size", "checkpoint_every", "log_every"):
-        if getattr(config, name) < 1:
-            raise RayfaceError(f"{name}={getattr(config, name)} must be at least 1")
+    system.check(config)
     return config
+
+
+def check_size(size: int, widths: Sequence[int]) -> None:
+    """Crops are halved once before the first level and once between levels."""
+    step = 2 ** len(widths)
+    if size % step:
+        nearest = -(-size // step) * step
+        raise RayfaceError(f"size={size} must be divisible by {step}, as there are {len(widths)} widths; try {nearest}")

@@ -13,11 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rayface.data.augmentation import mirror_images
 from rayface.data.degradation import DegradationConfig, degrade
+from rayface.errors import RayfaceError
 from rayface.imaging.codec import to_float, to_uint8
 from rayface.networks.discriminator import Discriminator, DiscriminatorConfig
 from rayface.networks.enhancer import Enhancer, EnhancerConfig
-from rayface.systems.base import Batch, Networks, OptimizerSpec, Phase, PhaseState, System, SystemConfig
+from rayface.systems.base import Batch, Networks, OptimizerSpec, Phase, PhaseState, System, SystemConfig, check_size
 
 if TYPE_CHECKING:
     from rayface.data.dataset import FaceDataset
@@ -83,6 +85,7 @@ class Enhancement(System):
     columns = ("image",)
     released = ("enhancer",)
     step_name = "enhance"
+    frozen_systems = {"teacher": "enhancement", "recognition": "recognition"}  # noqa: RUF012
 
     def config(self, preset: str) -> EnhancementConfig:
         if preset == "tiny":
@@ -98,6 +101,13 @@ class Enhancement(System):
             enhancer=EnhancerConfig(widths=(64, 128, 256, 384, 512, 512), blocks=2, style_dim=512),
             discriminator=DiscriminatorConfig(widths=(64, 128, 256, 512, 512)),
         )  # fmt: skip
+
+    def check(self, config: EnhancementConfig) -> None:
+        super().check(config)
+        check_size(config.size, config.enhancer.widths)
+        check_size(config.size, config.discriminator.widths)
+        if config.r1_every < 1:
+            raise RayfaceError(f"r1_every={config.r1_every} must be at least 1")
 
     def build(self, config: EnhancementConfig) -> dict[str, nn.Module]:
         return {"enhancer": Enhancer(config.enhancer), "discriminator": Discriminator(config.discriminator)}
@@ -137,8 +147,7 @@ class Enhancement(System):
         self, batch: dict[str, Any], config: EnhancementConfig, generators: Sequence[np.random.Generator]
     ) -> Batch:
         clear = to_float(batch["image"])
-        mirrored = torch.tensor([random.random() < 0.5 for random in generators])
-        clear = torch.where(mirrored[:, None, None, None], clear.flip(-1), clear)
+        clear = mirror_images(clear, generators)
         return {"clear": clear, "degraded": degrade(clear, config.degradation, generators)}
 
     def _generator_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:

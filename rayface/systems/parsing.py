@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rayface.imaging.codec import to_float, to_uint8
 from rayface.networks.parser import Parser, ParserConfig
 from rayface.records import PARSING_CLASSES, PARSING_FLIP
-from rayface.systems.base import Batch, Networks, OptimizerSpec, Phase, PhaseState, System, SystemConfig
+from rayface.systems.base import Batch, Networks, OptimizerSpec, Phase, PhaseState, System, SystemConfig, check_size
 
 if TYPE_CHECKING:
     from rayface.data.dataset import FaceDataset
@@ -67,6 +67,10 @@ class Parsing(System):
             size=512, global_batch=32, steps=60_000, loader_processes=8, checkpoint_every=1000,
             parser=ParserConfig(widths=(32, 64, 128, 256, 320, 384), blocks=2),
         )  # fmt: skip
+
+    def check(self, config: ParsingConfig) -> None:
+        super().check(config)
+        check_size(config.size, config.parser.widths)
 
     def build(self, config: ParsingConfig) -> dict[str, nn.Module]:
         return {"parser": Parser(config.parser)}

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from rayface.configuration import flatten, from_dict, to_dict
+from rayface.configuration import flatten, from_dict
 from rayface.errors import RayfaceError
 
 FORMAT = 1
 STATE_FILE = "state.pt"
 
 # What may change between a run and its resumption without changing what any step computes.
-MAY_CHANGE = {"steps", "checkpoint_every", "sample_every", "log_every", "loader_processes", "compile"}
+MAY_CHANGE = {"checkpoint_every", "sample_every", "log_every", "loader_processes", "compile"}
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
@@ -58,7 +58,3 @@ def check_same_run(saved: Mapping[str, Any], config: Any, data_digest: str) -> N
             "this run was started on other data; point --data to the same dataset to resume it, or start a new "
             "run with another --name (and --init to go on from its model)"
         )
-
-
-def config_dict(config: Any) -> dict[str, Any]:
-    return to_dict(config)

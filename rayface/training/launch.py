@@ -42,12 +42,13 @@ def train(request: TrainRequest) -> dict[str, Any]:
     plan = resolve(request)
     splits = {name: training_split(plan, name) for name in plan.request.systems}
     check_storage(plan.request.storage)
-    check_resumable(plan, {name: split.digest for name, split in splits.items()})
     connect()
+    scaling = _scaling(plan.request)
+    check_resumable(plan, {name: split.digest for name, split in splits.items()})
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"plan": plan},
-        scaling_config=ScalingConfig(**_scaling(plan.request)),
+        scaling_config=ScalingConfig(**scaling),
         run_config=RunConfig(
             name=plan.request.name,
             storage_path=plan.request.storage,
@@ -107,6 +108,7 @@ def train_system(plan: TrainPlan, name: str, workers: Any, finished: dict[str, s
     from rayface.store import open_store
     from rayface.systems.base import get_system
     from rayface.training.loop import Training, run
+    from rayface.training.progress import Progress
 
     system, config, store = get_system(name), plan.config(name), open_store(plan.request.store_uri)
     dataset = training_split(plan, name)
@@ -116,7 +118,7 @@ def train_system(plan: TrainPlan, name: str, workers: Any, finished: dict[str, s
     else:
         init = store.load(plan.request.init).networks if plan.request.init else None
         training = Training.start(system, config, workers, frozen, init)
-    progress = _progress(plan, name, training.step) if workers.rank == 0 else None
+    progress = Progress(plan.request.run_folder, name, training.step) if workers.rank == 0 else None
 
     def on_checkpoint(step: int, metrics: dict[str, float], write: Callable[[Path], None] | None) -> None:
         if step == config.steps and workers.rank == 0:
@@ -164,13 +166,6 @@ def _report(metrics: dict[str, Any], run_state: dict[str, Any], write: Callable[
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-def _progress(plan: TrainPlan, name: str, step: int) -> Any:
-    from rayface.training.progress import Progress
-
-    staging = Path(tempfile.mkdtemp(prefix="rayface-logs-")) if "://" in plan.request.storage else None
-    return Progress(plan.request.run_folder, name, step, staging)
-
-
 def _scaling(request: TrainRequest) -> dict[str, Any]:
     import ray
 
@@ -181,7 +176,10 @@ def _scaling(request: TrainRequest) -> dict[str, Any]:
             f"--gpu with {least} workers, but this cluster has {int(total.get('GPU', 0))} GPUs; leave --gpu out to "
             "train on CPUs, or set RAY_ADDRESS to a cluster that has them"
         )
-    cpus = request.cpus_per_worker or max(1, int(total.get("CPU", 1)) // most)
+    # a worker's CPUs must fit on one node, whatever the cluster has in all
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    per_node = -(-most // max(1, len([cpus for cpus in nodes if cpus])))
+    cpus = request.cpus_per_worker or max(1, max(nodes, default=1) // per_node)
     return {
         "num_workers": least if least == most else (least, most),
         "use_gpu": request.gpu,

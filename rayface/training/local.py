@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rayface.data.shards import open_filesystem
 from rayface.errors import RayfaceError
+from rayface.storage import open_filesystem
 from rayface.store import open_store
 from rayface.systems.base import get_system
 from rayface.training.launch import save_model

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
+from rayface.configuration import to_dict
 from rayface.data.dataset import FaceDataset
 from rayface.data.sampling import batch_indices, rank_slice
 from rayface.errors import RayfaceError
 from rayface.networks.widths import apply_widths, read_widths
 from rayface.systems.base import Batch, Networks, Phase, PhaseState, System, SystemConfig, sample_generators
-from rayface.training.checkpoint import check_same_run, config_dict, read_state, write_state
+from rayface.training.checkpoint import check_same_run, read_state, write_state
 from rayface.training.optimization import learning_rate, make_optimizer, rebuilt_optimizer, take
 from rayface.training.progress import Progress
 from rayface.training.workers import Workers
@@ -111,7 +112,7 @@ class Training:
             folder,
             {
                 "system": self.system.name,
-                "config": config_dict(self.config),
+                "config": to_dict(self.config),
                 "data_digest": data_digest,
                 "step": self.step,
                 "widths": {name: read_widths(network) for name, network in self.networks.items()},
@@ -123,9 +124,8 @@ class Training:
         )
 
     def run_step(self, batch: Batch) -> dict[str, Tensor]:
-        """All phases due at this step on this rank's batch; returns this rank's metrics."""
+        """All phases due at this step on this rank's batch (on the device); returns this rank's metrics."""
         metrics: dict[str, Tensor] = {}
-        batch = {key: self._to_device(value) for key, value in batch.items()}
         for phase in self.system.phases(self.config):
             if self.step >= phase.start and self.step % phase.every == 0:
                 metrics |= self._run_phase(phase, batch)
@@ -146,7 +146,11 @@ class Training:
             trained = name in spec.networks
             network.requires_grad_(trained)
             # a frozen network is called without its DDP wrapper, which would wait for gradients
-            networks[name] = self.parallel[name] if trained else network
+            if trained and phase.autocast:
+                network = self.compiled[name]
+            elif trained:
+                network = self.parallel[name]  # torch.compile has no second derivatives
+            networks[name] = network
         half = config.precision == "bf16" and phase.autocast
         with torch.autocast(self.workers.device.type, torch.bfloat16, enabled=half):
             loss, metrics = phase.loss(batch, networks, self.phase_state())
@@ -193,18 +197,21 @@ class Training:
     def _wrap(self) -> None:
         for network in self.average.values():
             network.requires_grad_(False).eval()
-        self.parallel = {}
-        for name, network in self.networks.items():
+        for network in self.networks.values():
             network.requires_grad_(True).train()
-            wrapped = self.workers.parallel(network)
-            if self.config.compile and self.workers.device.type == "cuda":
-                wrapped = torch.compile(wrapped)  # type: ignore[assignment]
-            self.parallel[name] = wrapped
+        self.parallel = {name: self.workers.parallel(network) for name, network in self.networks.items()}
+        self.compiled = dict(self.parallel)
+        if self.config.compile and self.workers.device.type == "cuda":
+            self.compiled = {name: torch.compile(wrapped) for name, wrapped in self.parallel.items()}  # type: ignore[misc]
 
-    def _to_device(self, value: Tensor) -> Tensor:
-        if value.ndim == 4:
-            return value.to(self.workers.device, memory_format=torch.channels_last, non_blocking=True)
-        return value.to(self.workers.device, non_blocking=True)
+    def to_device(self, batch: Batch) -> Batch:
+        device = self.workers.device
+        return {
+            key: value.to(device, memory_format=torch.channels_last, non_blocking=True)
+            if value.ndim == 4
+            else value.to(device, non_blocking=True)
+            for key, value in batch.items()
+        }
 
 
 def run(
@@ -218,16 +225,19 @@ def run(
     metrics: dict[str, float] = {}
     for batch in _load(batches, training.step, config):
         step = training.step
+        batch = training.to_device(batch)
         values = training.run_step(batch)
         last = training.step == config.steps
-        if step % config.log_every == 0 or last:
+        checkpoint_due = training.step % config.checkpoint_every == 0 or last
+        logged = step % config.log_every == 0 or last
+        if logged or checkpoint_due:  # a state that is not a number is never saved
             metrics = _mean_metrics(values, workers, step)
-            if progress:
-                progress.log(step, config.steps, config.global_batch, metrics)
+        if progress and logged:
+            progress.log(step, config.steps, config.global_batch, metrics)
         if progress and (training.step % config.sample_every == 0 or last):
             with torch.no_grad():
                 progress.picture(training.step, training.system.sample_grid(training.average, batch, config))
-        if training.step % config.checkpoint_every == 0 or last:
+        if checkpoint_due:
             if progress:
                 progress.flush()
             write = (lambda folder: training.save(folder, dataset.digest)) if workers.rank == 0 else None
@@ -240,6 +250,8 @@ def _load(batches: StepBatches, start: int, config: SystemConfig) -> Iterator[Ba
         batch_size=None,
         sampler=range(start, config.steps),
         num_workers=config.loader_processes,
+        # not forked: Arrow's file systems do not survive a fork
+        multiprocessing_context="forkserver" if config.loader_processes else None,
         pin_memory=torch.cuda.is_available(),
     )
 

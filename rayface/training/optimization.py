@@ -10,11 +10,6 @@ from torch.optim import AdamW, Optimizer
 from rayface.systems.base import OptimizerSpec, Rebuild
 
 
-def parameter_names(spec: OptimizerSpec, networks: Mapping[str, nn.Module]) -> list[tuple[str, str]]:
-    """(network, parameter) of everything an optimiser moves, in its order."""
-    return [(key, name) for key in spec.networks for name, _ in networks[key].named_parameters()]
-
-
 def make_optimizer(spec: OptimizerSpec, networks: Mapping[str, nn.Module]) -> Optimizer:
     parameters = [p for key in spec.networks for p in networks[key].parameters()]
     # eps above the round-off of gradients: with 1e-8, entries that are zero but for the order of a sum move by a whole

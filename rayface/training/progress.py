@@ -1,13 +1,15 @@
 """What a run tells while it goes: JSON lines, TensorBoard, sample pictures and a line with rate and time left."""
 
 import json
+import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import torch
 
-from rayface.data.shards import open_filesystem
+from rayface.storage import open_filesystem
 
 
 class Progress:
@@ -17,12 +19,14 @@ class Progress:
     drops the lines after its checkpoint, so every step appears once.
     """
 
-    def __init__(self, run_folder: str, system: str, start_step: int, staging: Path | None = None) -> None:
+    def __init__(self, run_folder: str, system: str, start_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.filesystem, path = open_filesystem(run_folder)
         self.remote = f"{path}/{system}" if "://" in run_folder else None
-        self.folder = (staging or Path(path)) / system
+        self.staging = Path(tempfile.mkdtemp(prefix="rayface-logs-")) if self.remote else None
+        self.sent: dict[Path, int] = {}  # sizes of the files that were copied
+        self.folder = (self.staging or Path(path)) / system
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lines = self.folder / "metrics.jsonl"
         if self.remote and self.filesystem.get_file_info(f"{self.remote}/metrics.jsonl").is_file:
@@ -69,14 +73,17 @@ class Progress:
         if self.remote is None:
             return
         for file in self.folder.rglob("*"):
-            if file.is_file():
+            if file.is_file() and self.sent.get(file) != file.stat().st_size:
+                self.sent[file] = file.stat().st_size
                 target = f"{self.remote}/{file.relative_to(self.folder).as_posix()}"
                 with self.filesystem.open_output_stream(target) as stream:
                     stream.write(file.read_bytes())
 
     def close(self) -> None:
-        self.flush()
         self.board.close()
+        self.flush()
+        if self.staging:
+            shutil.rmtree(self.staging, ignore_errors=True)
 
     def _drop_lines_from(self, step: int) -> None:
         if self.lines.exists():

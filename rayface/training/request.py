@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import os
+import math
 import re
 import time
 import uuid
@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pyarrow.fs import FileSelector
+
 from rayface.configuration import from_dict, override, to_dict
 from rayface.data.dataset import FaceDataset
-from rayface.data.sampling import rank_slice
-from rayface.data.shards import open_filesystem, write_bytes
 from rayface.errors import RayfaceError
+from rayface.storage import absolute, open_filesystem, write_bytes
 from rayface.store import ModelStore
-from rayface.systems.base import PRESETS, SYSTEMS, get_system, in_dependency_order, resolve_config
+from rayface.systems.base import PRESETS, SYSTEMS, System, get_system, in_dependency_order, resolve_config
 from rayface.training.checkpoint import check_same_run
 
 REQUEST_FILE = "request.json"
@@ -90,10 +91,11 @@ def overrides_from_file(path: str) -> tuple[str, ...]:
     """The assignments in a `best.json` that `python -m tune` wrote."""
     try:
         with open(path) as file:
-            chosen = json.load(file)["set"]
+            best = json.load(file)
+            system, chosen = best["system"], best["set"]
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise RayfaceError(f"--set-from {path}: not a best.json of `python -m tune` ({error!r})") from error
-    return tuple(f"{key}={value}" for key, value in chosen.items())
+    return tuple(f"{system}.{key}={value}" for key, value in chosen.items())
 
 
 def resolve(request: TrainRequest) -> TrainPlan:
@@ -106,16 +108,18 @@ def resolve(request: TrainRequest) -> TrainPlan:
         raise RayfaceError(f"name a system to train: {', '.join(SYSTEMS)}")
     systems = tuple(in_dependency_order(request.systems))
     name = request.name or f"{'-'.join(systems)}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise RayfaceError(f"--name {name!r}: use letters, digits, '-', '_' and '.' only")
-    request = dataclasses.replace(request, systems=systems, name=name, storage=_absolute(request.storage))
+    if not re.fullmatch(r"\w[\w.-]*", name) or name == "store":
+        raise RayfaceError(f"--name {name!r}: use letters, digits, '-', '_' and '.', not {'store'!r} or a leading dot")
+    request = dataclasses.replace(request, systems=systems, name=name, storage=absolute(request.storage))
     if request.store:
-        request = dataclasses.replace(request, store=_absolute(request.store))
+        request = dataclasses.replace(request, store=absolute(request.store))
     for system_name, _ in request.data_of:
         if system_name not in systems:
             raise RayfaceError(f"--data {system_name}=...: only {', '.join(systems)} is trained here")
-    own = tuple((system_name, _absolute(data)) for system_name, data in request.data_of)
-    request = dataclasses.replace(request, data=_absolute(request.data), data_of=own)
+    own = tuple((system_name, absolute(data)) for system_name, data in request.data_of)
+    request = dataclasses.replace(request, data=absolute(request.data), data_of=own)
+    if "/" in request.init:
+        request = dataclasses.replace(request, init=absolute(request.init))
     configs = {}
     for system_name in systems:
         configs[system_name] = to_dict(_resolve_config(request, system_name))
@@ -132,11 +136,13 @@ def training_split(plan: TrainPlan, system: str) -> FaceDataset:
 def check_resumable(plan: TrainPlan, digests: Mapping[str, str]) -> None:
     """Refuse, before anything starts, to go on with a run of the same name that was asked for differently.
 
-    `digests`: of each system's training data. The first start leaves `request.json` in the run's folder.
+    `digests`: of each system's training data. A start leaves `request.json` in the run's folder; it binds once there
+    is a checkpoint.
     """
     filesystem, folder = open_filesystem(plan.request.run_folder)
     path = f"{folder}/{REQUEST_FILE}"
-    if not filesystem.get_file_info(path).is_file:
+    held = filesystem.get_file_info(FileSelector(folder, allow_not_found=True))
+    if not any(info.base_name.startswith("checkpoint_") for info in held):
         content = {"systems": plan.request.systems, "configs": plan.configs, "data": dict(digests)}
         write_bytes(json.dumps(content, indent=1).encode(), path, filesystem)
         return
@@ -174,10 +180,42 @@ def _resolve_config(request: TrainRequest, system_name: str) -> Any:
         if info["system"] != system_name:
             raise RayfaceError(f"--init {request.init}: a model of {info['system']!r}, not of {system_name!r}")
         config = override(from_dict(system.config_class, info["config"], request.init), overrides)
+        system.check(config)
     else:
         config = resolve_config(system, request.preset, overrides)
-    for workers in range(request.workers[0], request.workers[1] + 1):
-        rank_slice(config.global_batch, 0, workers)
+    _check_batch(config.global_batch, request.workers)
+    return _with_pinned_models(request, system, config)
+
+
+def _check_batch(global_batch: int, workers: tuple[int, int]) -> None:
+    """Every size the group may have must share the batch evenly."""
+    sizes = range(workers[0], workers[1] + 1)
+    uneven = [size for size in sizes if global_batch % size]
+    if uneven:
+        step = math.lcm(*sizes)
+        raise RayfaceError(
+            f"global_batch={global_batch} cannot be shared evenly by {uneven[0]} workers; use a multiple of {step}, "
+            f"for example --set global_batch={-(-global_batch // step) * step}"
+        )
+
+
+def _with_pinned_models(request: TrainRequest, system: System, config: Any) -> Any:
+    """The config with every frozen model as name@version: a resumed run must not meet a newer teacher.
+
+    A model that this very run trains first has no version yet and keeps its bare name.
+    """
+    from rayface.store import open_store
+
+    store = open_store(request.store_uri)
+    for key, reference in system.frozen_models(config).items():
+        if reference in request.systems[: request.systems.index(system.name)]:
+            continue
+        info = store.info(reference)
+        wanted = system.frozen_systems[key]
+        if info["system"] != wanted:
+            raise RayfaceError(f"{key}={reference}: a model of {info['system']!r}; {key} must be one of {wanted!r}")
+        if "/" not in reference:
+            config = override(config, [f"{key}={info['name']}@{info['version']}"])
     return config
 
 
@@ -192,10 +230,6 @@ def _overrides_for(system: str, overrides: tuple[str, ...]) -> list[str]:
         else:
             general.append(assignment)
     return general + own
-
-
-def _absolute(uri: str) -> str:
-    return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
 
 
 def load_frozen(store: ModelStore, references: Mapping[str, str]) -> dict[str, Any]:

@@ -23,6 +23,10 @@ class Workers:
         if self.world_size == 1 or not any(p.requires_grad for p in network.parameters()):
             return network
         options = {"gradient_as_bucket_view": True}
+        if self.device.type == "cpu":
+            # DDP regroups its buckets after the first backward, and a resumed process would start with other groups:
+            # over 3 ranks the ring would add in another order. Looking for unused parameters switches that off.
+            options["find_unused_parameters"] = True
         if self.backend == "ray":
             from ray.train.torch import prepare_model
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from rayface import records
+from rayface import records, storage
 from rayface.data import shards
 from rayface.data.dataset import FaceDataset, resize_images, scale_points
 from rayface.errors import RayfaceError
@@ -39,7 +39,7 @@ def face(number: int, **changes: Any) -> dict[str, Any]:
 
 
 def write(folder: Path, rows: list[dict[str, Any]], per_shard: int = 30) -> str:
-    filesystem, inner = shards.open_filesystem(folder)
+    filesystem, inner = storage.open_filesystem(folder)
     for number, start in enumerate(range(0, len(rows), per_shard)):
         shards.write_shard(rows[start : start + per_shard], f"{inner}/{shards.shard_name(number)}", filesystem)
     shards.write_manifest(inner, filesystem, format="test", size=SIZE, options={"a": 1})
@@ -252,11 +252,11 @@ def test_unwritable_places_and_unknown_addresses(tmp_path: Path) -> None:
     with pytest.raises(RayfaceError, match="cannot be written"):
         shards.write_shard([face(1)], str(tmp_path / "file" / "shard-00000.parquet"))
     with pytest.raises(RayfaceError, match="no file system opens this address"):
-        shards.open_filesystem("gopher://somewhere/faces")
+        storage.open_filesystem("gopher://somewhere/faces")
 
 
 def test_leftovers_of_killed_writers_are_no_shards(tmp_path: Path) -> None:
-    filesystem, folder = shards.open_filesystem(tmp_path)
+    filesystem, folder = storage.open_filesystem(tmp_path)
     shards.write_shard([face(1)], f"{folder}/shard-00000.parquet", filesystem)
     (tmp_path / ".tmp-12345678-shard-00001.parquet").write_bytes(b"half")
     assert shards.list_shards(filesystem, folder) == ["shard-00000.parquet"]

@@ -19,11 +19,11 @@ from rayface import records
 from rayface.data.crops import CropMaker, CropOptions
 from rayface.data.dataset import FaceDataset
 from rayface.data.inspect import inspect, write_grid
-from rayface.data.shards import open_filesystem
 from rayface.data.sources import Item, find_items
 from rayface.data.synth import draw_face
 from rayface.errors import RayfaceError
 from rayface.imaging import codec
+from rayface.storage import open_filesystem
 
 FOUND = (1, 4)  # drawn faces that the detector is sure of
 POINTS = [70.0, 110.0, 107.0, 110.0, 88.0, 135.0, 73.0, 152.0, 105.0, 152.0]

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from rayface import records
+from rayface import records, storage
 from rayface.data import shards, synth
 from rayface.data.drawing.geometry import View, smooth
 from rayface.data.drawing.person import attributes, draw_identity, draw_look
@@ -204,7 +204,7 @@ def test_start_continues_the_same_endless_dataset(tmp_path):
     synthesise(str(tmp_path / "b"), 3, size=32, seed=1, workers=0, start=3)
     everything = pq.read_table(tmp_path / "a" / "shard-00000.parquet").to_pylist()
     assert pq.read_table(tmp_path / "b" / "shard-00000.parquet").to_pylist() == everything[3:]
-    filesystem, folder = shards.open_filesystem(tmp_path / "b")
+    filesystem, folder = storage.open_filesystem(tmp_path / "b")
     assert shards.read_manifest(folder, filesystem)["options"]["start"] == 3
 
 

@@ -25,9 +25,14 @@ def test_settings_are_checked_before_anything_starts(drawn_faces: str, tmp_path:
 
 
 @pytest.mark.ray
-def test_two_trials_leave_the_final_files(ray_cluster: None, drawn_faces: str, tmp_path: Path) -> None:
+def test_two_trials_leave_the_final_files(
+    ray_cluster: None, drawn_faces: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(
+        Path(drawn_faces).parent
+    )  # a relative path, as a user types it: trials run in folders of their own
     request = SearchRequest(
-        data=drawn_faces, trials=2, preset="tiny", storage=str(tmp_path), name="s", limit=4,
+        data=Path(drawn_faces).name, trials=2, preset="tiny", storage=str(tmp_path), name="s", limit=4,
         overrides=("steps=4", "global_batch=4"),
     )  # fmt: skip
     report = search(AUGMENTATION, request)
