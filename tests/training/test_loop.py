@@ -75,7 +75,8 @@ def test_training_lowers_the_loss(drawn_faces: str, tmp_path: Path) -> None:
 
 
 def test_enhancement_starts_as_the_identity_and_learns(drawn_faces: str, tmp_path: Path) -> None:
-    settings = ("steps=60", "losses.adversarial=0", "generator_rate=3e-3")
+    only_noise = [f"degradation.{kind}_strength=0" for kind in ("blur", "downsample", "jpeg", "colour")]
+    settings = ("steps=60", "losses.adversarial=0", "generator_rate=3e-3", "degradation.noise_strength=2", *only_noise)
     training, _ = trained("enhancement", drawn_faces, tmp_path, *settings)
     fresh = Training.start(training.system, training.config, solo())
     degraded = torch.rand(2, 3, 64, 64) * 2 - 1
@@ -83,7 +84,7 @@ def test_enhancement_starts_as_the_identity_and_learns(drawn_faces: str, tmp_pat
     dataset = dataset_for(training.system, training.config, drawn_faces)
     batch = StepBatches(training.system, training.config, dataset, solo())[1000]
     enhanced = training.average["enhancer"](batch["degraded"])
-    assert (enhanced - batch["clear"]).abs().mean() < 0.97 * (batch["degraded"] - batch["clear"]).abs().mean()
+    assert (enhanced - batch["clear"]).abs().mean() < 0.9 * (batch["degraded"] - batch["clear"]).abs().mean()
 
 
 @pytest.mark.parametrize("name", ["parsing", "enhancement"])
