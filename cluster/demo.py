@@ -95,12 +95,17 @@ def run_steps(demo: Demo) -> dict[str, Any]:
             demo.run(
                 f"evaluate {system}",
                 *("-m", "rayface.cli", "evaluate", system, "--data", data, "--store", store),
-                *("--split", "test", "--limit", "48", "--json"),
+                *("--split", "test", "--limit", "32", "--json"),
             )
         )
         for system, data in (("parsing", drawn), ("enhancement", photos))
     }
     pictures = degraded_photos(photos)
+    demo.run(
+        "apply the release weights",
+        *("-m", "rayface.cli", "apply", "enhance", f"{DEMO}/pictures/degraded", f"{DEMO}/pictures/release"),
+        *("--store", "weights"),
+    )
     with service(demo, store) as address:
         served = [post(address, picture) for picture in pictures]
     return {
@@ -135,11 +140,12 @@ def degraded_photos(photos: str, count: int = 4) -> list[dict[str, Path]]:
     clear = FaceDataset(photos, "test", 256).batch(indices)["image"]
     config, generators = severity_sets(indices)["medium"]
     degraded = to_uint8(degrade(to_float(clear), config, generators))  # type: ignore[arg-type]
-    folder = DEMO / "pictures"
-    folder.mkdir()
+    kinds = ("clear", "degraded", "enhanced", "release")
+    for kind in kinds:
+        (DEMO / "pictures" / kind).mkdir(parents=True)
     files = []
     for index in indices:
-        names = {kind: folder / f"{index}-{kind}.png" for kind in ("clear", "degraded", "enhanced")}
+        names = {kind: DEMO / "pictures" / kind / f"{index}.png" for kind in kinds}
         names["clear"].write_bytes(encode(clear[index], "png"))  # type: ignore[arg-type]
         names["degraded"].write_bytes(encode(degraded[index], "png"))
         files.append(names)
@@ -200,7 +206,7 @@ def post(address: str, files: dict[str, Path]) -> dict[str, Any]:
     with urllib.request.urlopen(f"{address}/v1/reports/{request_id}", timeout=30) as answer:
         report = json.loads(answer.read())
     print(f"   POST /v1/enhance: {milliseconds} ms, {len(report['faces'])} face(s)", flush=True)
-    return {"milliseconds": milliseconds, "report": report, **{k: f"pictures/{v.name}" for k, v in files.items()}}
+    return {"milliseconds": milliseconds, "report": report, **{k: str(v.relative_to(DEMO)) for k, v in files.items()}}
 
 
 def json_tail(output: str) -> Any:

@@ -14,6 +14,13 @@ figure{display:inline-block;margin:0 1rem 1rem 0}img{max-width:100%;height:auto;
 figcaption{font-size:.85rem;opacity:.8}.trio img{width:256px;display:inline-block}.note{opacity:.75;font-size:.9rem}
 """
 
+LABELS = {
+    "degraded": "posted",
+    "enhanced": "the service's answer, with the models just trained",
+    "release": "the same by the release weights",
+    "clear": "the original, for comparison",
+}
+
 
 def write_report(report: dict[str, Any], folder: Path) -> None:
     """Write `folder/report.html` from what the demo measured."""
@@ -42,7 +49,7 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
 def _trio(served: dict[str, Any], folder: Path) -> str:
     pictures = "".join(
         f"<figure>{_tag((folder / served[kind]).read_bytes(), kind)}<figcaption>{label}</figcaption></figure>"
-        for kind, label in (("degraded", "posted"), ("enhanced", "answer"), ("clear", "the original, for comparison"))
+        for kind, label in LABELS.items()
     )
     faces = served["report"]["faces"]
     skipped = [item["reason"] for face in faces for item in face["skipped"]]

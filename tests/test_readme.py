@@ -82,11 +82,15 @@ def run_command(command: str, folder: Path, environment: dict[str, str]) -> tupl
 
 
 @pytest.mark.ray
-def test_the_commands_run(working_copy: Path) -> None:
+def test_the_commands_run(ray_cluster: None, working_copy: Path) -> None:
+    import ray
+
     environment = {
         **os.environ,
         "PYTHONPATH": str(working_copy),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        # the session's cluster: a private one for each command would cost most of a minute
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
     }
     for command in RUN:
         status, output, seconds = run_command(command, working_copy, environment)
