@@ -57,7 +57,6 @@ def main() -> None:
     release = ModelStore(RELEASE_WEIGHTS)
     for network in loaded.networks.values():
         network.half().float()  # what is measured is what is released
-    # a store version of the half-precision weights, to evaluate by its reference
     kept = {key: value for key, value in loaded.info.items() if key in ("steps", "data")}
     details = {**kept, "licence": arguments.licence, "terms": arguments.terms}
     ref = release.save(loaded.name, loaded.system, loaded.config, loaded.networks, half=True, details=details)

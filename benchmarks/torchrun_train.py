@@ -31,8 +31,7 @@ def main() -> None:
     workers = solo() if arguments.solo else from_torchrun()
     system = get_system(arguments.system)
     config = resolve_config(system, arguments.preset, arguments.overrides)
-    needed = [column for column in system.columns if column != "image"]
-    dataset = FaceDataset(arguments.data, "train", config.size, needed)
+    dataset = FaceDataset(arguments.data, "train", config.size, system.labels)
     training = Training.start(system, config, workers)
     progress = Progress(arguments.out, system.name, 0) if workers.rank == 0 else None
     run(training, dataset, lambda *_: None, progress)

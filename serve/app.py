@@ -6,7 +6,6 @@ arguments.
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -82,10 +81,10 @@ def resolve_models(settings: Settings) -> dict[str, str]:
 
 def _absolute(uri: str | None) -> str:
     """The store's address as it is for replicas too, whose working directory is another."""
+    from rayface.storage import absolute
     from rayface.store import open_store
 
-    found = open_store(uri).uri
-    return found if "://" in found else str(Path(found).expanduser().resolve())
+    return absolute(open_store(uri).uri)
 
 
 def _deployment_name(step: str) -> str:

@@ -33,7 +33,7 @@ def evaluate(
     loaded = store.load(model or system_name)
     if loaded.system != system_name:
         raise RayfaceError(f"{loaded.ref} is a model of {loaded.system!r}, not of {system_name!r}")
-    dataset = FaceDataset(data, split, loaded.config.size, [c for c in system.columns if c != "image"])
+    dataset = FaceDataset(data, split, loaded.config.size, system.labels)
     networks = {name: network.to(device) for name, network in loaded.networks.items()}
     started = time.perf_counter()
     metrics = system.evaluate(networks, loaded.config, dataset, torch.device(device), limit)

@@ -123,6 +123,11 @@ class System:
     step_name: ClassVar[str]  # what `steps=` calls it
     frozen_systems: ClassVar[Mapping[str, str]] = {}  # config key of a frozen model -> the system it must be of
 
+    @property
+    def labels(self) -> list[str]:
+        """The columns a face must have besides its image."""
+        return [column for column in self.columns if column != "image"]
+
     def config(self, preset: str) -> Any:
         """The whole configuration of a preset: tiny (tests), small (a laptop, release weights), base (GPUs)."""
         raise NotImplementedError

@@ -105,34 +105,36 @@ def train_worker(settings: dict[str, Any]) -> None:
 
 def train_system(plan: TrainPlan, name: str, workers: Any, finished: dict[str, str], resume: Path | None) -> None:
     """Train one system to its end and save its model; `finished` gains its reference (on rank 0)."""
+    from rayface.training.loop import run
+    from rayface.training.progress import Progress
+
+    training, dataset = begin(plan, name, workers, resume)
+    progress = Progress(plan.request.run_folder, name, training.step) if workers.rank == 0 else None
+
+    def on_checkpoint(step: int, metrics: dict[str, float], write: Callable[[Path], None] | None) -> None:
+        if step == training.config.steps and workers.rank == 0:
+            finished[name] = save_model(plan, training, dataset)
+        run_state = {"finished": finished, "current": name}
+        _report({"system": name, "step": step, **metrics}, run_state, write)
+
+    run(training, dataset, on_checkpoint, progress)
+    if progress:
+        progress.close()
+
+
+def begin(plan: TrainPlan, name: str, workers: Any, resume: Path | None) -> tuple[Any, Any]:
+    """(Training, FaceDataset) of a system: from the checkpoint folder `resume`, else new or from the --init model."""
     from rayface.store import open_store
     from rayface.systems.base import get_system
-    from rayface.training.loop import Training, run
-    from rayface.training.progress import Progress
+    from rayface.training.loop import Training
 
     system, config, store = get_system(name), plan.config(name), open_store(plan.request.store_uri)
     dataset = training_split(plan, name)
     frozen = load_frozen(store, system.frozen_models(config))
     if resume is not None:
-        training = Training.resume(system, config, workers, resume, dataset.digest, frozen)
-    else:
-        init = store.load(plan.request.init).networks if plan.request.init else None
-        training = Training.start(system, config, workers, frozen, init)
-    progress = Progress(plan.request.run_folder, name, training.step) if workers.rank == 0 else None
-
-    def on_checkpoint(step: int, metrics: dict[str, float], write: Callable[[Path], None] | None) -> None:
-        if step == config.steps and workers.rank == 0:
-            finished[name] = save_model(plan, training, dataset)
-        run_state = {"finished": finished, "current": name}
-        _report({"system": name, "step": step, **metrics}, run_state, write)
-
-    if training.step < config.steps:
-        run(training, dataset, on_checkpoint, progress)
-    else:  # resumed with fewer steps than were done: what is there is the result
-        write = (lambda folder: training.save(folder, dataset.digest)) if workers.rank == 0 else None
-        on_checkpoint(config.steps, {}, write)
-    if progress:
-        progress.close()
+        return Training.resume(system, config, workers, resume, dataset.digest, frozen), dataset
+    init = store.load(plan.request.init).networks if plan.request.init else None
+    return Training.start(system, config, workers, frozen, init), dataset
 
 
 def save_model(plan: TrainPlan, training: Any, dataset: Any) -> str:

@@ -6,12 +6,11 @@ from typing import Any
 
 from rayface.errors import RayfaceError
 from rayface.storage import open_filesystem
-from rayface.store import open_store
-from rayface.systems.base import get_system
-from rayface.training.launch import save_model
-from rayface.training.loop import Training, run
+from rayface.training.checkpoint import STATE_FILE
+from rayface.training.launch import begin, save_model
+from rayface.training.loop import run
 from rayface.training.progress import Progress
-from rayface.training.request import TrainRequest, load_frozen, resolve, training_split
+from rayface.training.request import TrainRequest, resolve
 from rayface.training.workers import solo
 
 
@@ -31,16 +30,9 @@ def train_here(request: TrainRequest) -> dict[str, Any]:
 
 
 def _train_system(plan: Any, name: str, folder: Path) -> str:
-    system, config, store = get_system(name), plan.config(name), open_store(plan.request.store_uri)
-    workers = solo("cuda" if plan.request.gpu else "cpu")
-    dataset = training_split(plan, name)
-    frozen = load_frozen(store, system.frozen_models(config))
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "state.pt").exists():
-        training = Training.resume(system, config, workers, folder, dataset.digest, frozen)
-    else:
-        init = store.load(plan.request.init).networks if plan.request.init else None
-        training = Training.start(system, config, workers, frozen, init)
+    workers = solo("cuda" if plan.request.gpu else "cpu")
+    training, dataset = begin(plan, name, workers, folder if (folder / STATE_FILE).exists() else None)
     progress = Progress(plan.request.run_folder, name, training.step)
 
     def on_checkpoint(step: int, metrics: dict[str, float], write: Callable[[Path], None] | None) -> None:

@@ -70,18 +70,10 @@ class Training:
         init: Mapping[str, nn.Module] | None = None,
     ) -> "Training":
         """A new training; weights depend on config.seed only, or come from `init` where it has the network."""
-        frozen = {name: network.to(workers.device).eval() for name, network in (frozen or {}).items()}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            networks = system.build_with_frozen(config, frozen)
+        training = cls._build(system, config, workers, frozen)
         for name, network in (init or {}).items():
-            apply_widths(networks[name], read_widths(network)).load_state_dict(network.state_dict())
-        training = cls(system, config, workers, frozen, networks)
-        training._place(networks)
-        training.average = {name: copy.deepcopy(networks[name]) for name in system.released}
-        specs = system.optimizers(config)
-        training.optimizers = {name: make_optimizer(spec, networks) for name, spec in specs.items()}
-        training._wrap()
+            apply_widths(training.networks[name], read_widths(network)).load_state_dict(network.state_dict())
+        training._assemble()
         return training
 
     @classmethod
@@ -92,20 +84,34 @@ class Training:
         """The training as it was when `folder` was written, on any number of ranks."""
         saved = read_state(folder, system.name)
         check_same_run(saved, config, data_digest)
-        training = cls.start(system, config, workers, frozen)
+        training = cls._build(system, config, workers, frozen)
         for name, widths in saved["widths"].items():
             apply_widths(training.networks[name], widths).load_state_dict(saved["networks"][name])
-        training._place(training.networks)
-        training.average = {name: copy.deepcopy(training.networks[name]) for name in system.released}
+        training._assemble()
         for name, state in saved["average"].items():
             training.average[name].load_state_dict(state)
-        for name, spec in system.optimizers(config).items():
-            training.optimizers[name] = make_optimizer(spec, training.networks)
-            training.optimizers[name].load_state_dict(saved["optimizers"][name])
+        for name, state in saved["optimizers"].items():
+            training.optimizers[name].load_state_dict(state)
         training.controller = dict(saved["controller"])
         training.step = saved["step"]
-        training._wrap()
         return training
+
+    @classmethod
+    def _build(cls, system: System, config: Any, workers: Workers, frozen: Networks | None) -> "Training":
+        """The networks as config.seed makes them; widths and weights may still be replaced before `_assemble`."""
+        frozen = {name: network.to(workers.device).eval() for name, network in (frozen or {}).items()}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            networks = system.build_with_frozen(config, frozen)
+        return cls(system, config, workers, frozen, networks)
+
+    def _assemble(self) -> None:
+        """Averages, optimisers and wrappers around the networks as they now are."""
+        self._place(self.networks)
+        self.average = {name: copy.deepcopy(self.networks[name]) for name in self.system.released}
+        specs = self.system.optimizers(self.config)
+        self.optimizers = {name: make_optimizer(spec, self.networks) for name, spec in specs.items()}
+        self._wrap()
 
     def save(self, folder: Path, data_digest: str) -> None:
         write_state(

@@ -128,9 +128,8 @@ def resolve(request: TrainRequest) -> TrainPlan:
 
 def training_split(plan: TrainPlan, system: str) -> FaceDataset:
     """The faces a system of the plan trains on. Raises RayfaceError when there are none."""
-    needed = [column for column in get_system(system).columns if column != "image"]
     data = dict(plan.request.data_of).get(system, plan.request.data)
-    return FaceDataset(data, "train", plan.config(system).size, needed)
+    return FaceDataset(data, "train", plan.config(system).size, get_system(system).labels)
 
 
 def check_resumable(plan: TrainPlan, digests: Mapping[str, str]) -> None:

@@ -22,7 +22,7 @@ CURVES = Path(__file__).parent / "curves.json"
 
 
 def dataset_for(system: Any, config: Any, folder: str) -> FaceDataset:
-    return FaceDataset(folder, None, config.size, [c for c in system.columns if c != "image"])
+    return FaceDataset(folder, None, config.size, system.labels)
 
 
 def trained(name: str, folder: str, logs: Path, *overrides: str) -> tuple[Training, list[dict[str, float]]]:
