@@ -10,7 +10,7 @@ from an untouched picture.
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -85,23 +85,6 @@ class DegradationConfig:
             raise RayfaceError(f"degradation: unknown type {unknown[0]!r}; known: {', '.join(TYPES)}")
         changes = {f"{k}_strength": min(max(float(v), 0.0), MAX_STRENGTH) for k, v in chosen.items()}
         return replace(self, **changes)  # type: ignore[arg-type]
-
-    def to_dict(self) -> dict[str, float | list[float]]:
-        """Plain values for JSON."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, float | Sequence[float]]) -> "DegradationConfig":
-        converted = {
-            key: (float(value[0]), float(value[1])) if isinstance(value, Sequence) else float(value)
-            for key, value in values.items()
-        }
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise RayfaceError(f"degradation: unknown field {unknown[0]!r}; known: {', '.join(known)}")
-        converted = {k: (float(v[0]), float(v[1])) if isinstance(v, Sequence) else float(v) for k, v in values.items()}
-        return cls(**converted)  # type: ignore[arg-type]
 
 
 PRESETS: dict[str, DegradationConfig] = {

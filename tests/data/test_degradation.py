@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from rayface.configuration import from_dict, to_dict
 from rayface.data.degradation import (
     PRESETS,
     TYPES,
@@ -134,14 +135,14 @@ def test_severity_sets_are_pinned():
 def test_config_survives_json_and_refuses_nonsense():
     config = PRESETS["hard"].with_strengths({"jpeg": 1.5, "blur": 9.0})
     assert config.blur_strength == 2.0
-    assert DegradationConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert from_dict(DegradationConfig, json.loads(json.dumps(to_dict(config)))) == config
     for bad in ({"jpeg_quality": (80.0, 30.0)}, {"noise": (-0.1, 0.1)}, {"blur_strength": math.nan}):
         with pytest.raises(RayfaceError, match=next(iter(bad))):
             DegradationConfig(**bad)
     with pytest.raises(RayfaceError, match="fog"):
         config.with_strengths({"fog": 1.0})
     with pytest.raises(RayfaceError, match="fog"):
-        DegradationConfig.from_dict({"fog": 1.0})
+        from_dict(DegradationConfig, {"fog": 1.0})
     with pytest.raises(RayfaceError, match="harder"):
         preset("harder")
 
