@@ -346,7 +346,7 @@ def default_models(steps: Sequence[str]) -> dict[str, str]:
     """`{step: model name}` of `steps` and of the parser: a model is named as its system by default."""
     from rayface.systems.base import SYSTEMS, get_system
 
-    known = {get_system(name).step_name: name for name in SYSTEMS}
+    known = {step: name for name in SYSTEMS if (step := get_system(name).step_name)}
     parse = known.pop("parse", "parsing")
     return {name: known[name] for name in check_steps(steps, known)} | {"parse": parse}
 

@@ -120,7 +120,7 @@ class System:
     requires: ClassVar[tuple[str, ...]] = ()  # systems trained before it when asked for together
     columns: ClassVar[tuple[str, ...]] = ("image",)  # dataset columns it trains on
     released: ClassVar[tuple[str, ...]]  # networks that go into the store (their EMA)
-    step_name: ClassVar[str]  # what `steps=` calls it
+    step_name: ClassVar[str] = ""  # what `steps=` calls it; "" where it offers no step
     frozen_systems: ClassVar[Mapping[str, str]] = {}  # config key of a frozen model -> the system it must be of
 
     @property
