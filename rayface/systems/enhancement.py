@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayface.data.augmentation import mirror_images
-from rayface.data.degradation import DegradationConfig, degrade
+from rayface.data.degradation import PRESETS, DegradationConfig, degrade
 from rayface.errors import RayfaceError
 from rayface.imaging.codec import to_float, to_uint8
 from rayface.networks.discriminator import Discriminator, DiscriminatorConfig
 from rayface.networks.enhancer import Enhancer, EnhancerConfig
 from rayface.systems.base import Batch, Networks, OptimizerSpec, Phase, PhaseState, System, SystemConfig, check_size
+from rayface.systems.losses import detail_loss, feature_distance
 
 if TYPE_CHECKING:
     from rayface.data.dataset import FaceDataset
@@ -32,6 +33,7 @@ class EnhancementLosses:
 
     pixel: float = 1.0  # L1
     detail: float = 1.0  # L1 of the Laplacian pyramid's bands: edges and texture
+    perceptual: float = 1.0  # used with `perceptual_network`
     adversarial: float = 0.02
     distillation: float = 1.0  # used with `teacher`
     similarity: float = 0.5  # used with `recognition`
@@ -43,6 +45,10 @@ class EnhancementConfig(SystemConfig):
     enhancer: EnhancerConfig = field(default_factory=EnhancerConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
+    # Shares of pictures degraded by the presets "easy" and "hard" instead, with the strengths of `degradation`: a model
+    # that never met a nearly clear face blurs it.
+    easy_share: float = 0.3
+    hard_share: float = 0.2
     losses: EnhancementLosses = field(default_factory=EnhancementLosses)
     generator_rate: float = 5e-4
     discriminator_rate: float = 2e-4
@@ -50,22 +56,7 @@ class EnhancementConfig(SystemConfig):
     adversarial_from: int = 1000  # steps of plain reconstruction first
     teacher: str = ""  # store reference of an enhancement model to learn from
     recognition: str = ""  # store reference of a recognition model
-
-
-def laplacian_bands(images: Tensor, levels: int = 3) -> list[Tensor]:
-    """Differences between a picture [N, 3, S, S] and its smoothed copies at `levels` scales, finest first."""
-    bands = []
-    for _ in range(levels):
-        smaller = F.avg_pool2d(images, 2)
-        larger = F.interpolate(smaller, scale_factor=2.0, mode="bilinear", align_corners=False)
-        bands.append(images - larger)
-        images = smaller
-    return bands
-
-
-def detail_loss(enhanced: Tensor, clear: Tensor) -> Tensor:
-    pairs = zip(laplacian_bands(enhanced), laplacian_bands(clear), strict=True)
-    return torch.stack([F.l1_loss(ours, theirs) for ours, theirs in pairs]).mean()
+    perceptual_network: str = ""  # a frozen image network whose stages are compared, "pretrained:efficientnet_lite0:4"
 
 
 class Adapters(nn.Module):
@@ -108,6 +99,11 @@ class Enhancement(System):
         check_size(config.size, config.discriminator.widths)
         if config.r1_every < 1:
             raise RayfaceError(f"r1_every={config.r1_every} must be at least 1")
+        easy, hard = config.easy_share, config.hard_share
+        if min(easy, hard) < 0 or easy + hard > 1:
+            raise RayfaceError(
+                f"easy_share={easy} and hard_share={hard} are shares of the pictures: give 0 to 1 in all"
+            )
 
     def build(self, config: EnhancementConfig) -> dict[str, nn.Module]:
         return {"enhancer": Enhancer(config.enhancer), "discriminator": Discriminator(config.discriminator)}
@@ -120,8 +116,8 @@ class Enhancement(System):
         return networks
 
     def frozen_models(self, config: EnhancementConfig) -> dict[str, str]:
-        chosen = {"teacher": config.teacher, "recognition": config.recognition}
-        return {name: ref for name, ref in chosen.items() if ref}
+        names = ("teacher", "recognition", "perceptual_network")
+        return {name: ref for name in names if (ref := getattr(config, name))}
 
     def optimizers(self, config: EnhancementConfig) -> dict[str, OptimizerSpec]:
         trained = ("enhancer", "adapters") if config.teacher else ("enhancer",)
@@ -148,13 +144,31 @@ class Enhancement(System):
     ) -> Batch:
         clear = to_float(batch["image"])
         clear = mirror_images(clear, generators)
-        return {"clear": clear, "degraded": degrade(clear, config.degradation, generators)}
+        degraded = torch.empty_like(clear)
+        for index, random in enumerate(generators):
+            chosen = self._degradation(config, random.random())
+            degraded[index : index + 1] = degrade(clear[index : index + 1], chosen, [random])
+        return {"clear": clear, "degraded": degraded}
+
+    @staticmethod
+    def _degradation(config: EnhancementConfig, draw: float) -> DegradationConfig:
+        """How one picture is degraded; `draw` is uniform in [0, 1)."""
+        if draw < config.easy_share:
+            return PRESETS["easy"].with_strengths(config.degradation.strengths)
+        if draw < config.easy_share + config.hard_share:
+            return PRESETS["hard"].with_strengths(config.degradation.strengths)
+        return config.degradation
 
     def _generator_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
         losses, clear = state.config.losses, batch["clear"]
         enhanced, features = networks["enhancer"](batch["degraded"], return_features=True)
         enhanced = enhanced.float()
         terms = {"pixel": F.l1_loss(enhanced, clear), "detail": detail_loss(enhanced, clear)}
+        if "perceptual_network" in state.frozen:
+            look = state.frozen["perceptual_network"]
+            with torch.no_grad():
+                wanted = look(clear)
+            terms["perceptual"] = feature_distance(look(enhanced), wanted).mean()
         if losses.adversarial > 0 and state.step >= state.config.adversarial_from:
             terms["adversarial"] = F.softplus(-networks["discriminator"](enhanced).float()).mean()
         if "teacher" in state.frozen:
