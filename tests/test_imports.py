@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # no store: systems use them to evaluate themselves, `evaluation` runs systems.
 LAYERS = (
     ("errors",),
-    ("records", "randomness", "configuration"),
+    ("records", "randomness", "configuration", "terms"),
     ("imaging", "networks"),
-    ("systems.detection", "ray_session", "storage"),
+    ("pretrained", "systems.detection", "ray_session", "storage"),
     ("data",),
     ("evaluation.metrics", "evaluation.pictures", "evaluation.restoration", "evaluation.segmentation"),
     ("systems",),
@@ -27,7 +27,7 @@ LAYERS = (
     ("apply",),
     ("cli",),
 )
-WITHOUT_RAY = ("errors", "records", "randomness", "configuration", "imaging", "networks")
+WITHOUT_RAY = ("errors", "records", "randomness", "configuration", "imaging", "networks", "pretrained")
 ABOVE = ("tune", "serve", "cluster", "tests", "benchmarks")
 HEAVY = {"torch", "torchvision", "kornia", "torchmetrics", "ray", "pyarrow", "matplotlib", "optuna"}
 
