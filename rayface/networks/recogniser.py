@@ -1,0 +1,140 @@
+"""The face recogniser (SPEC E2, E5): a plain residual network in the layout of dlib's face recognition ResNet.
+
+D. King, "dlib_face_recognition_resnet_model_v1", 2017: a ResNet of 29 convolutions (after He et al. 2016) whose
+shortcuts are parameter-free: averaged down and padded with zero channels where a block narrows the picture. Batch
+norms are folded into the convolutions, so there are no batch statistics, and nothing but plain convolutions and one
+linear layer, which pruning can follow. The inner convolution of a block may have a width of its own.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rayface.errors import RayfaceError
+from rayface.records import FFHQ_TEMPLATE
+
+# Where our five landmarks lie in dlib's chips (150 px, padding 0.25), as a fraction of the side: means over the 662
+# train-split CelebA photos in which dlib finds the face. Made by `python benchmarks/dlib_template.py PHOTOS`.
+CHIP_TEMPLATE = np.array(
+    [[0.31192, 0.29567], [0.67054, 0.29499], [0.48466, 0.51884], [0.33061, 0.67318], [0.65378, 0.67425]],
+    np.float32,
+)
+# The mean colour dlib subtracts, in levels of 255; it then divides by 256.
+MEAN_COLOUR = (122.782, 117.001, 104.298)
+MILD_SHRINK = 1.2  # chips up to this much smaller than what they show are sampled without a low-pass
+
+
+@dataclass(frozen=True)
+class RecogniserConfig:
+    """The defaults are dlib's network. Raises RayfaceError naming a value that cannot be used."""
+
+    side: int = 150  # of the face chip the network looks at, px
+    widths: tuple[int, ...] = (32, 64, 128, 256, 256)  # channels of each level
+    hidden: tuple[int, ...] = (32, 64, 128, 256, 256)  # channels between the two convolutions of a block
+    blocks: tuple[int, ...] = (3, 4, 3, 3, 1)  # residual blocks of each level
+    embedding: int = 128
+
+    def __post_init__(self) -> None:
+        if not len(self.widths) == len(self.hidden) == len(self.blocks) >= 1:
+            raise RayfaceError(
+                f"recogniser: widths={self.widths}, hidden={self.hidden} and blocks={self.blocks} must have one value "
+                "per level each"
+            )
+        if min(*self.widths, *self.hidden, *self.blocks, self.embedding) < 1:
+            raise RayfaceError("recogniser: widths, hidden, blocks and embedding must be at least 1")
+        left = ((self.side - 7) // 2 - 2) // 2 + 1  # after the stem and the pooling
+        if left >> (len(self.widths) - 2 if len(self.widths) > 1 else 0) < 3:
+            raise RayfaceError(f"recogniser: side={self.side} is too small for {len(self.widths)} levels")
+
+
+def _padded_sum(x: Tensor, y: Tensor) -> Tensor:
+    """x + y, [N, C, H, W] each, the smaller one padded with zeros on the right, below and in channels."""
+    size = [max(a, b) for a, b in zip(x.shape[1:], y.shape[1:], strict=True)]
+    padded = []
+    for part in (x, y):
+        missing = [wanted - held for wanted, held in zip(size, part.shape[1:], strict=True)]
+        padded.append(F.pad(part, (0, missing[2], 0, missing[1], 0, missing[0])) if any(missing) else part)
+    return padded[0] + padded[1]
+
+
+class RecogniserBlock(nn.Module):
+    """Two convolutions and a shortcut; with `down` at half the side, [N, C, H, W] -> [N, width, h, w]."""
+
+    def __init__(self, inputs: int, hidden: int, width: int, down: bool) -> None:
+        super().__init__()
+        self.down = down
+        stride, padding = (2, 0) if down else (1, 1)
+        self.conv1 = nn.Conv2d(inputs, hidden, 3, stride, padding)
+        self.conv2 = nn.Conv2d(hidden, width, 3, padding=1)
+        # every block starts as its shortcut: deep networks without norms train from there (Zhang et al., "Fixup", 2019)
+        nn.init.kaiming_normal_(self.conv1.weight, nonlinearity="relu")
+        nn.init.zeros_(self.conv1.bias)  # type: ignore[arg-type]
+        nn.init.normal_(self.conv2.weight, std=0.1 * (2 / (9 * hidden)) ** 0.5)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = F.avg_pool2d(x, 2) if self.down else x
+        return F.relu(_padded_sum(self.conv2(F.relu(self.conv1(x))), shortcut))
+
+
+class Recogniser(nn.Module):
+    """Face crop -> embedding; compare two by their cosine (dlib's own are also compared by distance, 0.6 apart)."""
+
+    to_chip: Tensor
+    mean_colour: Tensor
+
+    def __init__(self, config: RecogniserConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stem = nn.Conv2d(3, config.widths[0], 7, stride=2)
+        blocks, inputs = [], config.widths[0]
+        for level, (width, hidden, count) in enumerate(zip(config.widths, config.hidden, config.blocks, strict=True)):
+            for index in range(count):
+                blocks.append(RecogniserBlock(inputs, hidden, width, down=level > 0 and index == 0))
+                inputs = width
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(inputs, config.embedding, bias=False)
+        # Constants, not weights: they are no part of a stored model.
+        self.register_buffer("mean_colour", torch.tensor(MEAN_COLOUR).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("to_chip", _chip_to_crop(), persistent=False)
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Float [N, 3, S, S] in [-1, 1], aligned to FFHQ_TEMPLATE, any S -> embeddings float [N, D], not normalised.
+
+        Differentiable, so that it serves as a similarity loss.
+        """
+        return self.embed_chips(self.chips(crops))
+
+    def chips(self, crops: Tensor) -> Tensor:
+        """The network's own view of aligned crops: float [N, 3, S, S] -> [N, 3, side, side], same range."""
+        side = self.config.side
+        # crop sides per chip side, times crop px: how many crop pixels one chip pixel spans
+        shrink = float(self.to_chip[:, :2].norm(dim=1).mean()) * crops.shape[-1] / side
+        if shrink > MILD_SHRINK:
+            smaller = max(1, round(crops.shape[-1] / shrink))
+            crops = F.interpolate(crops, (smaller, smaller), mode="bilinear", antialias=True, align_corners=False)
+        grid = F.affine_grid(
+            self.to_chip.to(crops.dtype).expand(len(crops), 2, 3), [len(crops), 3, side, side], align_corners=False
+        )
+        return F.grid_sample(crops, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+    def embed_chips(self, chips: Tensor) -> Tensor:
+        """Float [N, 3, side, side] in [-1, 1], dlib's own kind of chip -> embeddings float [N, D]."""
+        x = ((chips + 1) * 127.5 - self.mean_colour) / 256
+        x = F.max_pool2d(F.relu(self.stem(x)), 3, stride=2)
+        return self.head(self.blocks(x).mean((2, 3)))
+
+
+def _chip_to_crop() -> Tensor:
+    """float32 [2, 3]: chip coordinates to crop coordinates, both from -1 to 1 as `affine_grid` wants them.
+
+    The similarity that best maps one template to the other: in the plane one complex division (Umeyama 1991).
+    """
+    chip, crop = ((2 * template.astype(np.float64) - 1) @ (1, 1j) for template in (CHIP_TEMPLATE, FFHQ_TEMPLATE))
+    from_mean = chip - chip.mean()
+    turn = (from_mean.conj() * (crop - crop.mean())).sum() / (np.abs(from_mean) ** 2).sum()
+    shift = crop.mean() - turn * chip.mean()
+    return torch.tensor([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]]).float()
