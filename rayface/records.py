@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from rayface.errors import RayfaceError
 
+# Changes when a field changes its meaning; a new nullable field does not need it: older shards read as null there.
 SCHEMA_VERSION = "1"
 SPLITS = ("train", "validation", "test")
 
@@ -38,6 +39,11 @@ PARSING_FLIP = np.array(
     [PARSING_ID[{"l_": "r_", "r_": "l_"}.get(n[:2], n[:2]) + n[2:]]
      if n in {"l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear"} else PARSING_ID[n] for n in PARSING_CLASSES],
     np.uint8)  # fmt: skip
+# Colours for pictures of masks, one per class.
+PARSING_COLOURS = np.array(
+    [[0, 0, 0], [226, 178, 150], [200, 120, 90], [60, 60, 60], [40, 110, 220], [80, 170, 250], [110, 70, 30],
+     [150, 100, 50], [230, 140, 160], [250, 170, 190], [140, 10, 40], [210, 50, 80], [235, 90, 110], [100, 60, 150],
+     [240, 200, 40], [255, 240, 120], [190, 240, 200], [180, 140, 110], [60, 150, 90]], np.uint8)  # fmt: skip
 # The order of the five landmarks after mirroring.
 LANDMARK_FLIP = np.array([1, 0, 2, 4, 3])
 
@@ -92,6 +98,8 @@ FACE_SCHEMA = pa.schema(
         pa.field("mask", pa.binary()),  # 8-bit PNG of PARSING_CLASSES ids, as large as the image
         pa.field("facial_hair_mask", pa.binary()),  # 8-bit PNG, 0 or 255
         pa.field("attributes", pa.list_(pa.int8(), 40)),  # 1 yes, -1 no, 0 unknown, ATTRIBUTES order
+        pa.field("embedding", pa.list_(pa.float32())),  # of a recogniser, unit length; dataset.json says which
+        pa.field("sharpness", pa.float32()),  # imaging.quality.face_sharpness
     ],
     metadata=schema_metadata(),
 )

@@ -101,14 +101,5 @@ def _cell(faces: FaceDataset, index: int) -> Image.Image:
     assert isinstance(mask, torch.Tensor)
     below = Image.new("RGB", (_CELL, 2 * _CELL))
     below.paste(shown, (0, 0))
-    below.paste(Image.fromarray(class_colours()[mask[0].numpy()]), (0, _CELL))
+    below.paste(Image.fromarray(records.PARSING_COLOURS[mask[0].numpy()]), (0, _CELL))
     return below
-
-
-def class_colours() -> np.ndarray:
-    """A colour for each of `records.PARSING_CLASSES`, uint8 [256, 3]; ids beyond them are white."""
-    table = np.full((256, 3), 255, np.uint8)
-    for number in range(len(records.PARSING_CLASSES)):
-        bits = [(number >> bit) & 1 for bit in range(6)]  # PASCAL VOC's colour map: one bit a channel, high bits first
-        table[number] = [128 * bits[c] + 64 * bits[c + 3] for c in range(3)]
-    return table

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rayface.imaging.codec import to_float, to_uint8
 from rayface.networks.parser import Parser, ParserConfig
-from rayface.records import PARSING_CLASSES, PARSING_FLIP
+from rayface.records import PARSING_CLASSES, PARSING_COLOURS, PARSING_FLIP
 from rayface.systems.base import Batch, Networks, OptimizerSpec, Phase, PhaseState, System, SystemConfig, check_size
 
 if TYPE_CHECKING:
@@ -28,13 +28,6 @@ class ParsingConfig(SystemConfig):
     jitter: float = 0.25  # brightness, contrast and saturation change by up to this factor
     shift: float = 0.06  # crops are moved, turned and scaled a little: a detector is never exact
     degrade: float = 0.3  # share of pictures that are made blurry, noisy or over-compressed first
-
-
-# Colours for pictures of masks, one per class.
-PALETTE = np.array(
-    [[0, 0, 0], [226, 178, 150], [200, 120, 90], [60, 60, 60], [40, 110, 220], [80, 170, 250], [110, 70, 30],
-     [150, 100, 50], [230, 140, 160], [250, 170, 190], [140, 10, 40], [210, 50, 80], [235, 90, 110], [100, 60, 150],
-     [240, 200, 40], [255, 240, 120], [190, 240, 200], [180, 140, 110], [60, 150, 90]], np.uint8)  # fmt: skip
 
 
 def parsing_loss(logits: Tensor, target: Tensor, hard_pixels: float) -> Tensor:
@@ -134,7 +127,7 @@ class Parsing(System):
 
 def colour_mask(masks: Tensor) -> Tensor:
     """Ids [N, S, S] -> a picture of them, uint8 [N, 3, S, S]."""
-    return torch.from_numpy(PALETTE[masks.cpu().numpy()]).permute(0, 3, 1, 2)
+    return torch.from_numpy(PARSING_COLOURS[masks.cpu().numpy()]).permute(0, 3, 1, 2)
 
 
 @torch.inference_mode()
