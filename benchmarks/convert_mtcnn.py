@@ -103,6 +103,8 @@ def write(source: Path, folder: Path) -> None:
         "sha256": hashlib.sha256(data).hexdigest(),
         "schema": schema_metadata(),
         "licence": "MIT",
+        "terms": "MIT licence",
+        "commercial_use": True,
         "source": "PyPI mtcnn 1.0.0, converted by benchmarks/convert_mtcnn.py",
     }
     folder.mkdir(parents=True, exist_ok=True)

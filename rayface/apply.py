@@ -12,17 +12,24 @@ SUFFIXES = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}
 
 
 def apply_steps(
-    steps: Sequence[str], source: Path, target: Path, store: ModelStore, assignments: Sequence[str] = ()
+    steps: Sequence[str],
+    source: Path,
+    target: Path,
+    store: ModelStore,
+    assignments: Sequence[str] = (),
+    models: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run `steps` on a photo, or on every photo of a folder into the folder `target`, and report what was done.
 
-    `assignments` are `key=value` parameters (strength, faces). In a folder, a picture that cannot be processed is
+    `assignments` are `key=value` parameters (strength, faces), `models` are `step=name@version` where a step (or
+    "parse") takes another model than the one named as its system. In a folder, a picture that cannot be processed is
     listed in the report and does not stop the others; existing results are replaced. Raises RayfaceError for a
     missing source, an unknown output format or a bad parameter.
     """
     from rayface.pipeline import Pipeline, check_params
 
-    params = check_params(dict(_assignment(text) for text in assignments))
+    params = check_params(dict(_assignment("--set", text, "strength=0.5") for text in assignments))
+    chosen = dict(_assignment("--model", text, "enhance=enhancement@1") for text in models)
     if not source.exists():
         raise RayfaceError(f"{source} does not exist; give a photo or a folder of photos")
     if source.is_file() and target.suffix.lower() not in SUFFIXES:
@@ -31,7 +38,7 @@ def apply_steps(
         raise RayfaceError(f"{target} is a file; the results of a folder go into a folder")
     if source.resolve() == target.resolve():
         raise RayfaceError(f"{target} is the input itself; choose another OUTPUT, so that the originals stay")
-    pipeline = Pipeline.from_store(store, steps)
+    pipeline = Pipeline.from_store(store, steps, chosen)
     if source.is_file():
         return {"photos": [_apply_one(pipeline, steps, source, target, params)]}
     found = (p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
@@ -58,8 +65,8 @@ def _apply_one(pipeline: Any, steps: Sequence[str], source: Path, target: Path, 
     return {"photo": str(source), "result": str(target), **dataclasses.asdict(result.report)}
 
 
-def _assignment(text: str) -> tuple[str, str]:
+def _assignment(option: str, text: str, example: str) -> tuple[str, str]:
     key, separator, value = text.partition("=")
     if not separator:
-        raise RayfaceError(f"--set {text!r}: expected key=value, for example --set strength=0.5")
+        raise RayfaceError(f"{option} {text!r}: expected key=value, for example {option} {example}")
     return key.strip(), value.strip()

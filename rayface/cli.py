@@ -23,6 +23,9 @@ app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 
 Set = Annotated[list[str], typer.Option("--set", help="key=value, or system.key=value; may be repeated")]
+CommercialOnly = Annotated[
+    bool, typer.Option("--commercial-only", help="refuse models and data that do not allow commercial use")
+]
 Store = Annotated[str, typer.Option(help="model store, a folder or an address such as s3://bucket/models")]
 
 
@@ -58,6 +61,7 @@ def train(
     set_from: Annotated[str, typer.Option(help="best.json of `python -m tune`")] = "",
     init: Annotated[str, typer.Option(help="model to fine-tune, for example enhancement@3")] = "",
     cpus_per_worker: Annotated[int, typer.Option(help="0: the cluster's CPUs shared out")] = 0,
+    commercial_only: CommercialOnly = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the resolved configuration and stop")] = False,
 ) -> None:
     """Train one or several systems on Ray Train, in dependency order, in one group of workers."""
@@ -78,6 +82,7 @@ def train(
         overrides=(*(overrides_from_file(set_from) if set_from else ()), *set_),
         init=init,
         cpus_per_worker=cpus_per_worker,
+        commercial_only=commercial_only,
     )
     print_json(resolve(request).configs if dry_run else train_on_ray(request))
 
@@ -112,12 +117,15 @@ def apply(
     target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="where the result goes")],
     store: Store = "",
     set_: Set = [],  # noqa: B006
+    model: Annotated[list[str], typer.Option(help="step=name@version of another model; may be repeated")] = [],  # noqa: B006
+    commercial_only: CommercialOnly = False,
 ) -> None:
     """Change a photo, or every photo of a folder, without a server."""
     from rayface.apply import apply_steps
     from rayface.store import open_store
 
-    report = apply_steps(steps.split(","), source, target, open_store(store or None), set_)
+    opened = open_store(store or None, commercial_only)
+    report = apply_steps(steps.split(","), source, target, opened, set_, model)
     print_json(report)
     failed = sum("error" in photo for photo in report["photos"])
     if failed:
@@ -128,12 +136,13 @@ def apply(
 def models_list(store: Store = "") -> None:
     """Every model with its newest version, system, licence and run."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from rayface.store import open_store
+    from rayface.terms import commercial_use
 
     opened = open_store(store or None)
-    table = Table("model", "system", "steps", "licence", "store")
+    table = Table(Column("model", no_wrap=True), "system", "steps", "licence", "commercial use", "store")
     for name in opened.names():
         info = opened.info(name)
         table.add_row(
@@ -141,6 +150,7 @@ def models_list(store: Store = "") -> None:
             info["system"],
             str(info.get("steps", "")),
             info.get("licence", "unstated"),
+            str(commercial_use(info)).lower(),
             info["store"],
         )
     Console().print(table)

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from pyarrow import fs
 
+from rayface import terms
 from rayface.configuration import from_dict, to_dict
 from rayface.errors import RayfaceError
 from rayface.records import check_metadata, schema_metadata
 from rayface.storage import open_filesystem, write_bytes
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 RELEASE_WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
@@ -44,12 +45,19 @@ class LoadedModel:
 
 
 class ModelStore:
-    """Versions of trained models under one address; `fallback` is read when a name is not found here."""
+    """Versions of trained models under one address; `fallback` is read when a name is not found here.
 
-    def __init__(self, uri: str | os.PathLike[str], fallback: "ModelStore | None" = None) -> None:
+    `commercial_only` (or RAYFACE_COMMERCIAL_ONLY=1): models that do not state that commercial use is allowed are
+    listed and shown, but not handed out.
+    """
+
+    def __init__(
+        self, uri: str | os.PathLike[str], fallback: "ModelStore | None" = None, commercial_only: bool = False
+    ) -> None:
         self.uri = str(uri)
         self.fs, self.root = open_filesystem(self.uri)
         self.fallback = fallback
+        self.commercial_only = commercial_only or terms.commercial_only()
 
     def names(self) -> list[str]:
         own = {Path(info.path).name for info in self._children(self.root)}
@@ -66,6 +74,17 @@ class ModelStore:
         """config.json of a model, with its `metrics` and where it was found."""
         return self._info(*self._resolve(ref))
 
+    def usable(self, ref: str) -> dict[str, Any]:
+        """`info` of a model that may be used here. Raises RayfaceError for one whose terms are refused."""
+        return self._usable(*self._resolve(ref))
+
+    def _usable(self, store: "ModelStore", name: str, version: str) -> dict[str, Any]:
+        """The one place where terms are enforced."""
+        info = self._info(store, name, version)
+        if self.commercial_only:
+            terms.check_commercial(f"{name}@{version}", info)
+        return info
+
     @staticmethod
     def _info(store: "ModelStore", name: str, version: str) -> dict[str, Any]:
         folder = f"{store.root}/{name}/{version}"
@@ -78,30 +97,28 @@ class ModelStore:
     def load(self, ref: str) -> LoadedModel:
         """Networks of `name`, `name@version` or a folder holding one version.
 
-        Raises RayfaceError: no such model, a hash that does not match, other class lists.
+        Raises RayfaceError: no such model, a hash that does not match, other class lists, terms that are refused.
         """
         from safetensors.torch import load
 
-        from rayface.networks.widths import apply_widths
         from rayface.systems.base import get_system
 
         store, name, version = self._resolve(ref)
-        info = self._info(store, name, version)
+        info = self._usable(store, name, version)
         data = store._read(f"{store.root}/{name}/{version}/model.safetensors")
         if hashlib.sha256(data).hexdigest() != info["sha256"]:
             raise RayfaceError(f"{name}@{version} in {store.uri}: model.safetensors does not match its sha256")
         check_metadata(info.get("schema"), f"{name}@{version}")
         system = get_system(info["system"])
         config = from_dict(system.config_class, info["config"], f"{name}@{version}")
-        built = system.build(config)
-        tensors = load(data)
-        networks = {}
-        for key, widths in info["networks"].items():
-            network = apply_widths(built[key], widths)
-            prefix = key + "."
-            state = {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
-            network.load_state_dict(state)
-            networks[key] = network.eval().requires_grad_(False)
+        tensors = {key: v.float() if v.is_floating_point() else v for key, v in load(data).items()}
+        states = {
+            network: {k.removeprefix(f"{network}."): v for k, v in tensors.items() if k.startswith(f"{network}.")}
+            for network in info["networks"]
+        }
+        networks = system.restore(config, info["networks"], states)
+        for module in networks.values():
+            module.eval().requires_grad_(False)
         return LoadedModel(name, version, info["system"], config, networks, info)
 
     def save(
@@ -118,15 +135,36 @@ class ModelStore:
     ) -> str:
         """Write the next version and return its `name@version`; `details` are further keys of config.json."""
         import torch
-        from safetensors.torch import save
 
         from rayface.networks.widths import read_widths
 
         dtype = torch.float16 if half else torch.float32
-        tensors = {
-            f"{key}.{parameter}": value.detach().cpu().to(dtype).contiguous().clone()
+        states = {
+            key: {k: v.to(dtype) if v.is_floating_point() else v for k, v in network.state_dict().items()}
             for key, network in networks.items()
-            for parameter, value in network.state_dict().items()
+        }
+        widths = {key: read_widths(network) for key, network in networks.items()}
+        return self.save_states(name, system, config, states, widths, metrics=metrics, card=card, details=details)
+
+    def save_states(
+        self,
+        name: str,
+        system: str,
+        config: Any,
+        states: "Mapping[str, Mapping[str, Tensor]]",
+        widths: Mapping[str, Any],
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        card: str = "",
+        details: Mapping[str, Any] | None = None,
+    ) -> str:
+        """As `save`, of state dicts as they are (network -> parameter -> tensor); `widths` of each network."""
+        from safetensors.torch import save
+
+        tensors = {
+            f"{key}.{parameter}": value.detach().cpu().contiguous().clone()
+            for key, state in states.items()
+            for parameter, value in state.items()
         }
         # one metadata key: safetensors writes several in random order, and equal models should be equal files
         data = save(tensors, metadata={"rayface": json.dumps(schema_metadata())})
@@ -141,12 +179,14 @@ class ModelStore:
             "version": version,
             "system": system,
             "config": to_dict(config),
-            "networks": {key: read_widths(network) for key, network in networks.items()},
-            "dtype": str(dtype).removeprefix("torch."),
+            "networks": dict(widths),
+            "dtype": str(next(v.dtype for v in tensors.values() if v.is_floating_point())).removeprefix("torch."),
             "sha256": digest,
             "schema": schema_metadata(),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "licence": "unstated",
+            "terms": "",
+            "commercial_use": "unstated",
             **(details or {}),
         }
         folder = f"{self.root}/{name}/{version}"
@@ -218,7 +258,7 @@ class ModelStore:
             return stream.read()
 
 
-def open_store(uri: str | os.PathLike[str] | None = None) -> ModelStore:
+def open_store(uri: str | os.PathLike[str] | None = None, commercial_only: bool = False) -> ModelStore:
     """The store at `uri` (else $RAYFACE_STORE, else ./runs/store) with the release weights behind it."""
     release = ModelStore(RELEASE_WEIGHTS)
-    return ModelStore(uri or os.environ.get("RAYFACE_STORE") or "runs/store", fallback=release)
+    return ModelStore(uri or os.environ.get("RAYFACE_STORE") or "runs/store", release, commercial_only)

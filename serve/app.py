@@ -14,6 +14,7 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
 from rayface.errors import RayfaceError
+from rayface.terms import commercial_only
 from serve.deployments import FaceDetector, FaceParser, Fusion, StepRunner
 from serve.ingress import Ingress
 from serve.reports import Reports
@@ -26,14 +27,16 @@ def build(args: Mapping[str, Any]) -> Application:
     """The application of `args` (a `preset` and fields of `Settings`).
 
     Raises RayfaceError for an unknown setting or step, a model that the store does not hold, or one whose
-    licence is not allowed.
+    terms are not allowed.
     """
     return compose(settings_from(args))
 
 
 def compose(settings: Settings) -> Application:
     """The application of typed settings; see `build`."""
-    settings = dataclasses.replace(settings, store=_absolute(settings.store))
+    # replicas do not see this process's environment
+    only = settings.commercial_only or commercial_only()
+    settings = dataclasses.replace(settings, store=_absolute(settings.store), commercial_only=only)
     refs = resolve_models(settings)
     steps = {
         name: _deploy(StepRunner, _deployment_name(name), settings, settings.step).bind(settings, refs[name])
@@ -59,14 +62,14 @@ def resolve_models(settings: Settings) -> dict[str, str]:
     from rayface.pipeline import default_models
     from rayface.store import open_store
 
-    store = open_store(settings.store)
+    store = open_store(settings.store, settings.commercial_only)
     wanted = default_models(settings.steps)
     for use in settings.models:
         if use not in wanted:
             raise RayfaceError(f"settings.models: {use!r} is not in use; in use are {', '.join(wanted)}.")
     refs = {}
     for use, ref in {**wanted, **settings.models}.items():
-        info = store.info(ref)
+        info = store.usable(ref)
         licence = info.get("licence", "unstated")
         if settings.allowed_licences and licence not in settings.allowed_licences:
             allowed = ", ".join(settings.allowed_licences)

@@ -71,7 +71,7 @@ class StepRunner(BatchedStage):
         from rayface.store import open_store
 
         super().__init__(settings.step)
-        self._step = load_step(open_store(settings.store), ref, settings.step.device)
+        self._step = load_step(open_store(settings.store, settings.commercial_only), ref, settings.step.device)
 
     async def __call__(self, work: Work, params: Params) -> Work:
         return await self.batcher((work, params))
@@ -90,7 +90,7 @@ class FaceParser(BatchedStage):
         from rayface.store import open_store
 
         super().__init__(settings.parser)
-        self._parser = load_step(open_store(settings.store), ref, settings.parser.device)
+        self._parser = load_step(open_store(settings.store, settings.commercial_only), ref, settings.parser.device)
 
     async def __call__(self, work: Work, every_face: bool = False) -> Work:
         return await self.batcher((work, every_face))

@@ -155,7 +155,7 @@ def model_list(settings: Settings, refs: Mapping[str, str]) -> list[Json]:
     from rayface.systems.detection import RELEASE
 
     store = open_store(settings.store)
-    keys = ("name", "version", "system", "licence", "terms", "sha256", "dtype", "created", "metrics")
+    keys = ("name", "version", "system", "licence", "terms", "commercial_use", "sha256", "dtype", "created", "metrics")
     models = []
     for use, ref in {"detect": str(RELEASE), **refs}.items():
         info = store.info(ref)

@@ -174,7 +174,7 @@ def _add_json_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models")
     async def models() -> JSONResponse:
-        """The models in use: name, version, licence, hash, metrics."""
+        """The models in use: name, version, licence, terms, whether commercial use is allowed, hash, metrics."""
         return JSONResponse({"models": await service.models()})
 
     @app.get("/healthz")

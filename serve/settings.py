@@ -37,6 +37,7 @@ class Settings:
     steps: tuple[str, ...] = ("enhance",)
     models: dict[str, str] = field(default_factory=dict)  # step (or "parse") -> name or name@version
     allowed_licences: tuple[str, ...] = ()  # if given, models under other licences are refused
+    commercial_only: bool = False  # refuse models that do not state that commercial use is allowed
     limits: Limits = field(default_factory=lambda: Limits(20 * 1024 * 1024, 24_000_000))
     max_faces: int = 32
     max_in_flight: int = 16  # requests accepted per ingress replica; the next one gets 503

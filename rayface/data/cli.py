@@ -58,10 +58,17 @@ def ingest(
     max_faces: Annotated[int, typer.Option(help="faces taken of one photo (--format folder)")] = 16,
     min_face: Annotated[int, typer.Option(help="smallest face taken, shorter side of its box in pixels")] = 40,
     limit: Annotated[int, typer.Option(help="first so many photos only; 0: all")] = 0,
+    terms: Annotated[str, typer.Option(help="what the photos may be used for, in words; models inherit it")] = "",
+    commercial_use: Annotated[
+        bool | None, typer.Option("--commercial-use/--no-commercial-use", help="whether commercial use is allowed")
+    ] = None,
 ) -> None:
     """Make a data set of photos: decode, check, align, write Parquet shards. The same command again resumes."""
     from rayface.data.ingest import ingest as run
 
+    stated = ({"terms": terms} if terms else {}) | (
+        {"commercial_use": commercial_use} if commercial_use is not None else {}
+    )
     summary = run(
         source,
         out,
@@ -76,6 +83,7 @@ def ingest(
         min_face=min_face,
         limit=limit or None,
         tell=_tell,
+        terms=stated,
     )
     print(json.dumps(summary, indent=2))
 

@@ -13,7 +13,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,15 @@ def ingest(
     min_face: int = 40,
     limit: int | None = None,
     tell: Tell | None = None,
+    terms: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Make the data set `out` of the photos in `source`; both are folders or addresses such as s3://bucket/folder.
 
     `format` is one of `sources.FORMATS`; for `size` (pixels), `align`, `image_format`, `quality`, `max_faces`
     and `min_face` see `crops.CropOptions`. `chunk` photos make a shard; `workers` processes work at most (all
     CPUs of the cluster by default); only the first `limit` photos are taken. Runs on the Ray cluster this
-    process or RAY_ADDRESS is connected to, else on a local one. `tell` is given progress and remarks.
+    process or RAY_ADDRESS is connected to, else on a local one. `tell` is given progress and remarks. `terms`
+    (`terms`, `commercial_use`; see `rayface.terms`) is for photos whose terms the format does not tell.
 
     Gives a summary: faces, splits, identities, rejected (by reason), photos, photos read now, seconds. What
     was left out is listed with the reason in rejected.csv.
@@ -88,7 +90,13 @@ def ingest(
         _run(todo, options, str(source), str(out), workers, tell)
     rejected = _write_rejected(filesystem, folder, found)
     manifest = shards.write_manifest(
-        folder, filesystem, format=format, size=size, options=plan, rejected=Counter(row[1] for row in rejected)
+        folder,
+        filesystem,
+        format=format,
+        size=size,
+        options=plan,
+        rejected=Counter(row[1] for row in rejected),
+        terms=terms,
     )
     photos = sum(len(items) for items in todo.values())
     return {

@@ -17,6 +17,7 @@ from pyarrow import fs
 from rayface import records
 from rayface.errors import RayfaceError
 from rayface.storage import open_filesystem, write_bytes
+from rayface.terms import dataset_terms
 
 MANIFEST = "dataset.json"
 REJECTED = "rejected.csv"
@@ -109,11 +110,13 @@ def write_manifest(
     size: int,
     options: Mapping[str, Any] | None = None,
     rejected: Mapping[str, int] | None = None,
+    terms: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Count what the shards in `folder` hold and write `dataset.json`; call it when all are written.
 
     `format` names where the faces come from, `size` is their side in pixels, `options` what they were made
-    with and `rejected` how many pictures were left out, by reason. Nothing in the file depends on when or
+    with, `rejected` how many pictures were left out, by reason, and `terms` overrides what is known of the terms
+    of `format` (`terms`, `commercial_use`; see `rayface.terms`). Nothing in the file depends on when or
     where it was made, so the same data has the same digest. Gives the manifest.
     """
     if filesystem is None:
@@ -129,6 +132,7 @@ def write_manifest(
     manifest = {
         "rayface": records.schema_metadata(),
         "format": format,
+        **dataset_terms({"format": format, **(terms or {})}),
         "size": size,
         "faces": sum(splits.values()),
         "splits": {split: splits[split] for split in records.SPLITS},

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rayface.configuration import flatten, override
 from rayface.errors import RayfaceError
+from rayface.networks.widths import Widths, apply_widths
 from rayface.randomness import generator
 
 if TYPE_CHECKING:
@@ -134,6 +135,16 @@ class System:
 
     def build(self, config: Any) -> dict[str, nn.Module]:
         raise NotImplementedError
+
+    def restore(
+        self, config: Any, widths: Mapping[str, Widths], states: Mapping[str, Mapping[str, Tensor]]
+    ) -> dict[str, nn.Module]:
+        """The released networks of a stored model: `states` gives each network's state dict, `widths` its widths."""
+        built = self.build(config)
+        for name, state in states.items():
+            built[name] = apply_widths(built[name], widths[name])
+            built[name].load_state_dict(state)
+        return {name: built[name] for name in states}
 
     def build_with_frozen(self, config: Any, frozen: Networks) -> dict[str, nn.Module]:
         """The networks to train, where they depend on the frozen models (adapters to a teacher's widths)."""

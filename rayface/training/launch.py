@@ -128,7 +128,8 @@ def begin(plan: TrainPlan, name: str, workers: Any, resume: Path | None) -> tupl
     from rayface.systems.base import get_system
     from rayface.training.loop import Training
 
-    system, config, store = get_system(name), plan.config(name), open_store(plan.request.store_uri)
+    system, config = get_system(name), plan.config(name)
+    store = open_store(plan.request.store_uri, plan.request.commercial_only)
     dataset = training_split(plan, name)
     frozen = load_frozen(store, system.frozen_models(config))
     if resume is not None:
@@ -140,6 +141,7 @@ def begin(plan: TrainPlan, name: str, workers: Any, resume: Path | None) -> tupl
 def save_model(plan: TrainPlan, training: Any, dataset: Any) -> str:
     """The averaged networks of a finished system into the store, unless a killed run already put them there."""
     from rayface.store import ModelStore
+    from rayface.terms import inherited
 
     released = {key: training.average[key] for key in training.system.released}
     details = {
@@ -151,9 +153,23 @@ def save_model(plan: TrainPlan, training: Any, dataset: Any) -> str:
             "format": dataset.manifest.get("format"),
             "faces": len(dataset),
         },
+        **inherited(_sources(plan, training, dataset)),
     }
     store = ModelStore(plan.request.store_uri)
     return store.save(training.system.name, training.system.name, training.config, released, details=details)
+
+
+def _sources(plan: TrainPlan, training: Any, dataset: Any) -> dict[str, Any]:
+    """What a model was made from and whose terms it so inherits: data, the model it began as, those that taught it."""
+    from rayface.store import open_store
+    from rayface.terms import dataset_terms
+
+    models = dict(training.system.frozen_models(training.config))
+    if plan.request.init:
+        models["init"] = plan.request.init
+    store = open_store(plan.request.store_uri)
+    sources = {f"data ({dataset.manifest.get('format')})": dataset_terms(dataset.manifest)}
+    return sources | {f"{use} ({ref})": store.info(ref) for use, ref in models.items()}
 
 
 def _report(metrics: dict[str, Any], run_state: dict[str, Any], write: Callable[[Path], None] | None) -> None:

@@ -18,6 +18,7 @@ from rayface.errors import RayfaceError
 from rayface.storage import absolute, open_filesystem, write_bytes
 from rayface.store import ModelStore
 from rayface.systems.base import PRESETS, SYSTEMS, System, get_system, in_dependency_order, resolve_config
+from rayface.terms import check_commercial, commercial_only, dataset_terms
 from rayface.training.checkpoint import check_same_run
 
 REQUEST_FILE = "request.json"
@@ -43,6 +44,7 @@ class TrainRequest:
     init: str = ""  # store reference to fine-tune
     cpus_per_worker: int = 0  # 0: the cluster's CPUs shared out
     data_of: tuple[tuple[str, str], ...] = ()  # (system, dataset) where a system has its own
+    commercial_only: bool = False  # refuse data and models that do not allow commercial use; see `rayface.terms`
 
     @property
     def store_uri(self) -> str:
@@ -120,6 +122,8 @@ def resolve(request: TrainRequest) -> TrainPlan:
     request = dataclasses.replace(request, data=absolute(request.data), data_of=own)
     if "/" in request.init:
         request = dataclasses.replace(request, init=absolute(request.init))
+    # workers on other machines do not see this process's environment
+    request = dataclasses.replace(request, commercial_only=request.commercial_only or commercial_only())
     configs = {}
     for system_name in systems:
         configs[system_name] = to_dict(_resolve_config(request, system_name))
@@ -127,9 +131,12 @@ def resolve(request: TrainRequest) -> TrainPlan:
 
 
 def training_split(plan: TrainPlan, system: str) -> FaceDataset:
-    """The faces a system of the plan trains on. Raises RayfaceError when there are none."""
+    """The faces a system of the plan trains on. Raises RayfaceError when there are none, or terms that are refused."""
     data = dict(plan.request.data_of).get(system, plan.request.data)
-    return FaceDataset(data, "train", plan.config(system).size, get_system(system).labels)
+    dataset = FaceDataset(data, "train", plan.config(system).size, get_system(system).labels)
+    if plan.request.commercial_only:
+        check_commercial(f"data set {data}", dataset_terms(dataset.manifest), "dataset.json")
+    return dataset
 
 
 def check_resumable(plan: TrainPlan, digests: Mapping[str, str]) -> None:
@@ -175,7 +182,7 @@ def _resolve_config(request: TrainRequest, system_name: str) -> Any:
             raise RayfaceError("--init fine-tunes one system; name just one")
         from rayface.store import open_store
 
-        info = open_store(request.store_uri).info(request.init)
+        info = open_store(request.store_uri, request.commercial_only).usable(request.init)
         if info["system"] != system_name:
             raise RayfaceError(f"--init {request.init}: a model of {info['system']!r}, not of {system_name!r}")
         config = override(from_dict(system.config_class, info["config"], request.init), overrides)
@@ -205,11 +212,11 @@ def _with_pinned_models(request: TrainRequest, system: System, config: Any) -> A
     """
     from rayface.store import open_store
 
-    store = open_store(request.store_uri)
+    store = open_store(request.store_uri, request.commercial_only)
     for key, reference in system.frozen_models(config).items():
         if reference in request.systems[: request.systems.index(system.name)]:
             continue
-        info = store.info(reference)
+        info = store.usable(reference)
         wanted = system.frozen_systems[key]
         if info["system"] != wanted:
             raise RayfaceError(f"{key}={reference}: a model of {info['system']!r}; {key} must be one of {wanted!r}")
