@@ -19,6 +19,7 @@ from pyarrow import fs
 from rayface import terms
 from rayface.configuration import from_dict, to_dict
 from rayface.errors import RayfaceError
+from rayface.pretrained import is_pretrained, load_pretrained, pretrained_info
 from rayface.records import check_metadata, schema_metadata
 from rayface.storage import open_filesystem, write_bytes
 
@@ -71,19 +72,25 @@ class ModelStore:
         return sorted(complete, key=int)
 
     def info(self, ref: str) -> dict[str, Any]:
-        """config.json of a model, with its `metrics` and where it was found."""
-        return self._info(*self._resolve(ref))
+        """config.json of a model, its `metrics` and where it was found; what is known of a "pretrained:..." one."""
+        return pretrained_info(ref) if is_pretrained(ref) else self._info(*self._resolve(ref))
 
     def usable(self, ref: str) -> dict[str, Any]:
-        """`info` of a model that may be used here. Raises RayfaceError for one whose terms are refused."""
-        return self._usable(*self._resolve(ref))
+        """`info` of a model that may be used here; the one place where terms are enforced.
 
-    def _usable(self, store: "ModelStore", name: str, version: str) -> dict[str, Any]:
-        """The one place where terms are enforced."""
-        info = self._info(store, name, version)
+        Raises RayfaceError for one whose terms are refused.
+        """
+        info = self.info(ref)
         if self.commercial_only:
-            terms.check_commercial(f"{name}@{version}", info)
+            terms.check_commercial(f"{info['name']}@{info['version']}", info)
         return info
+
+    def load_network(self, ref: str) -> "nn.Module":
+        """A model's first released network, or the network that "pretrained:..." names, frozen and in eval mode."""
+        if is_pretrained(ref):
+            self.usable(ref)
+            return load_pretrained(ref)
+        return next(iter(self.load(ref).networks.values()))
 
     @staticmethod
     def _info(store: "ModelStore", name: str, version: str) -> dict[str, Any]:
@@ -104,7 +111,7 @@ class ModelStore:
         from rayface.systems.base import get_system
 
         store, name, version = self._resolve(ref)
-        info = self._usable(store, name, version)
+        info = self.usable(ref)
         data = store._read(f"{store.root}/{name}/{version}/model.safetensors")
         if hashlib.sha256(data).hexdigest() != info["sha256"]:
             raise RayfaceError(f"{name}@{version} in {store.uri}: model.safetensors does not match its sha256")

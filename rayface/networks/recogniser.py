@@ -19,7 +19,7 @@ from rayface.records import FFHQ_TEMPLATE
 # Where our five landmarks lie in dlib's chips (150 px, padding 0.25), as a fraction of the side: means over the 662
 # train-split CelebA photos in which dlib finds the face. Made by `python benchmarks/dlib_template.py PHOTOS`.
 CHIP_TEMPLATE = np.array(
-    [[0.31192, 0.29567], [0.67054, 0.29499], [0.48466, 0.51884], [0.33061, 0.67318], [0.65378, 0.67425]],
+    [[0.31201, 0.2955], [0.67063, 0.29482], [0.48474, 0.51867], [0.33069, 0.67302], [0.65386, 0.67408]],
     np.float32,
 )
 # The mean colour dlib subtracts, in levels of 255; it then divides by 256.

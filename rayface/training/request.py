@@ -217,7 +217,7 @@ def _with_pinned_models(request: TrainRequest, system: System, config: Any) -> A
         if reference in request.systems[: request.systems.index(system.name)]:
             continue
         info = store.usable(reference)
-        wanted = system.frozen_systems[key]
+        wanted = system.frozen_systems.get(key, info["system"])
         if info["system"] != wanted:
             raise RayfaceError(f"{key}={reference}: a model of {info['system']!r}; {key} must be one of {wanted!r}")
         if "/" not in reference:
@@ -239,9 +239,5 @@ def _overrides_for(system: str, overrides: tuple[str, ...]) -> list[str]:
 
 
 def load_frozen(store: ModelStore, references: Mapping[str, str]) -> dict[str, Any]:
-    """The networks of the frozen models a system asks for: each model's first released network."""
-    frozen = {}
-    for name, reference in references.items():
-        loaded = store.load(reference)
-        frozen[name] = next(iter(loaded.networks.values()))
-    return frozen
+    """The networks of the frozen models a system asks for: of the store, or "pretrained:..."."""
+    return {name: store.load_network(reference) for name, reference in references.items()}
