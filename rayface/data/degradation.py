@@ -172,7 +172,7 @@ def _degrade_one(clear: Tensor, config: DegradationConfig, rng: np.random.Genera
         noise = np.random.Generator(np.random.SFC64(draw.noise_seed)).standard_normal(x.shape, np.float32)
         x = x + draw.noise * torch.from_numpy(noise).to(x.device)
     if draw.quality is not None:
-        x = _jpeg(x, draw.quality)
+        x = jpeg(x, draw.quality)
     x = _resize(x, size)
     if np.any(draw.shift):
         x = x + torch.from_numpy(draw.shift).to(x.device)[:, None, None]
@@ -257,7 +257,7 @@ def _resize(x: Tensor, size: int) -> Tensor:
     return F.interpolate(x[None], size=(size, size), mode="bilinear", antialias=smaller, align_corners=False)[0]
 
 
-def _jpeg(x: Tensor, quality: int) -> Tensor:
+def jpeg(x: Tensor, quality: int) -> Tensor:
     """[3, S, S] in [0, 1], through a JPEG file of Pillow's `quality`."""
     pixels = x.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
     stream = io.BytesIO()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SYSTEMS = {
     "parsing": "rayface.systems.parsing:Parsing",
     "enhancement": "rayface.systems.enhancement:Enhancement",
+    "super_resolution": "rayface.systems.super_resolution:SuperResolution",
 }
 PRESETS = ("tiny", "small", "base")
 
@@ -122,6 +123,7 @@ class System:
     columns: ClassVar[tuple[str, ...]] = ("image",)  # dataset columns it trains on
     released: ClassVar[tuple[str, ...]]  # networks that go into the store (their EMA)
     step_name: ClassVar[str] = ""  # what `steps=` calls it; "" where it offers no step
+    whole_photo: ClassVar[bool] = False  # its step works on the photo (pipeline.PhotoStep), not on face crops
     frozen_systems: ClassVar[Mapping[str, str]] = {}  # config key of a frozen model -> the system it must be of
 
     @property
