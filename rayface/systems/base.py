@@ -152,6 +152,21 @@ class System:
         """The networks to train, where they depend on the frozen models (adapters to a teacher's widths)."""
         return self.build(config)
 
+    def initial(self, config: Any, dataset: "FaceDataset") -> Networks | None:
+        """Networks that a new training on these faces starts from (pretrained ones); None: as `build` makes them.
+
+        Called once, before the first step; never for --init, for a resume or to load a model.
+        """
+        return None
+
+    def finish(self, networks: Networks, config: Any, dataset: "FaceDataset", device: torch.device) -> dict[str, Any]:
+        """Last changes to copies of the released networks (calibration), on rank 0, just before they are stored.
+
+        `dataset` is the train split. A function of its arguments alone, so that a resumed run stores the same model.
+        Returns further keys of the model's config.json.
+        """
+        return {}
+
     def optimizers(self, config: Any) -> dict[str, OptimizerSpec]:
         raise NotImplementedError
 
