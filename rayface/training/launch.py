@@ -4,6 +4,7 @@ The run's checkpoint says which systems are finished and holds the state of the 
 worker, or of the whole driver, goes on from there: `train` with the same name and storage resumes.
 """
 
+import copy
 import json
 import logging
 import os
@@ -134,7 +135,7 @@ def begin(plan: TrainPlan, name: str, workers: Any, resume: Path | None) -> tupl
     frozen = load_frozen(store, system.frozen_models(config))
     if resume is not None:
         return Training.resume(system, config, workers, resume, dataset.digest, frozen), dataset
-    init = store.load(plan.request.init).networks if plan.request.init else None
+    init = store.load(plan.request.init).networks if plan.request.init else system.initial(config, dataset)
     return Training.start(system, config, workers, frozen, init), dataset
 
 
@@ -143,7 +144,8 @@ def save_model(plan: TrainPlan, training: Any, dataset: Any) -> str:
     from rayface.store import ModelStore
     from rayface.terms import inherited
 
-    released = {key: training.average[key] for key in training.system.released}
+    released = {key: copy.deepcopy(training.average[key]) for key in training.system.released}
+    finished = training.system.finish(released, training.config, dataset, training.workers.device)
     details = {
         "run": plan.request.name,
         "steps": training.step,
@@ -153,6 +155,7 @@ def save_model(plan: TrainPlan, training: Any, dataset: Any) -> str:
             "format": dataset.manifest.get("format"),
             "faces": len(dataset),
         },
+        **finished,
         **inherited(_sources(plan, training, dataset)),
     }
     store = ModelStore(plan.request.store_uri)
