@@ -18,7 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-models_app = typer.Typer(help="The model store: list, show, promote.", no_args_is_help=True)
+models_app = typer.Typer(help="The model store: list, show, promote, import, export.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 
@@ -162,6 +162,35 @@ def models_show(ref: str, store: Store = "") -> None:
     from rayface.store import open_store
 
     print_json(open_store(store or None).info(ref))
+
+
+@models_app.command("import")
+def models_import(
+    source: Annotated[
+        Path, typer.Argument(help="weights of another project: a .safetensors or .pth file, or its folder")
+    ],
+    name: Annotated[str, typer.Option(help="what the store calls it, for example gfpgan")],
+    as_: Annotated[
+        str, typer.Option("--as", help="the step it offers: enhance or upscale; else what it was made for")
+    ] = "",
+    size: Annotated[int, typer.Option(help="side of the face crops it is given; 0: its own")] = 0,
+    licence: Annotated[str, typer.Option(help="its licence, for example Apache-2.0")] = "unstated",
+    terms: Annotated[str, typer.Option(help="what it may be used for, in words")] = "",
+    commercial_use: Annotated[
+        bool | None, typer.Option("--commercial-use/--no-commercial-use", help="whether commercial use is allowed")
+    ] = None,
+    store: Store = "",
+) -> None:
+    """Put weights of another project (GFPGAN, RestoreFormer, Real-ESRGAN, SwinIR ...) into the store, as a step."""
+    from rayface.exchange.imports import import_model
+    from rayface.store import open_store
+
+    opened = open_store(store or None)
+    use = "unstated" if commercial_use is None else commercial_use
+    details = {"licence": licence, "terms": terms, "commercial_use": use}
+    ref = import_model(source, name, opened, step=as_, size=size, details=details)
+    step = opened.info(ref)["config"]["step"]
+    print(f"{ref} is in {opened.uri}. Use it: rayface apply {step} INPUT OUTPUT --model {step}={ref}")
 
 
 @models_app.command("promote")

@@ -24,7 +24,7 @@ LAYERS = (
      "evaluation.super_resolution"),  # fmt: skip
     ("systems",),
     ("store",),
-    ("training", "evaluation", "pipeline"),
+    ("training", "evaluation", "pipeline", "exchange"),
     ("apply",),
     ("cli",),
 )

@@ -100,6 +100,8 @@ class Recogniser(nn.Module):
         # Constants, not weights: they are no part of a stored model.
         self.register_buffer("mean_colour", torch.tensor(MEAN_COLOUR).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("to_chip", _chip_to_crop(), persistent=False)
+        # crop sides per chip side; a plain number, as a value read from a tensor could not be exported
+        self.chip_span = float(_chip_to_crop()[:, :2].norm(dim=1).mean())
 
     def forward(self, crops: Tensor) -> Tensor:
         """Float [N, 3, S, S] in [-1, 1], aligned to FFHQ_TEMPLATE, any S -> embeddings float [N, D], not normalised.
@@ -111,13 +113,14 @@ class Recogniser(nn.Module):
     def chips(self, crops: Tensor) -> Tensor:
         """The network's own view of aligned crops: float [N, 3, S, S] -> [N, 3, side, side], same range."""
         side = self.config.side
-        # crop sides per chip side, times crop px: how many crop pixels one chip pixel spans
-        shrink = float(self.to_chip[:, :2].norm(dim=1).mean()) * crops.shape[-1] / side
+        shrink = self.chip_span * crops.shape[-1] / side  # how many crop pixels one chip pixel spans
         if shrink > MILD_SHRINK:
             smaller = max(1, round(crops.shape[-1] / shrink))
             crops = F.interpolate(crops, (smaller, smaller), mode="bilinear", antialias=True, align_corners=False)
         grid = F.affine_grid(
-            self.to_chip.to(crops.dtype).expand(len(crops), 2, 3), [len(crops), 3, side, side], align_corners=False
+            self.to_chip.to(crops.dtype).expand(crops.shape[0], 2, 3),
+            [crops.shape[0], 3, side, side],
+            align_corners=False,
         )
         return F.grid_sample(crops, grid, mode="bilinear", padding_mode="border", align_corners=False)
 

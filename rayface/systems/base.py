@@ -27,6 +27,7 @@ SYSTEMS = {
     "enhancement": "rayface.systems.enhancement:Enhancement",
     "super_resolution": "rayface.systems.super_resolution:SuperResolution",
 }
+FOREIGN = {"foreign": "rayface.systems.foreign:Foreign"}  # networks of other projects: used, not trained here
 PRESETS = ("tiny", "small", "base")
 
 Batch = dict[str, Tensor]
@@ -118,7 +119,7 @@ class System:
     """Base of all systems; see the module docstring."""
 
     name: ClassVar[str]
-    config_class: ClassVar[type[SystemConfig]]
+    config_class: ClassVar[type[Any]]  # a SystemConfig, for what is trained
     requires: ClassVar[tuple[str, ...]] = ()  # systems trained before it when asked for together
     columns: ClassVar[tuple[str, ...]] = ("image",)  # dataset columns it trains on
     released: ClassVar[tuple[str, ...]]  # networks that go into the store (their EMA)
@@ -203,15 +204,20 @@ class System:
         """A picture of what the networks do with a batch: uint8 [3, H, W]."""
         raise NotImplementedError
 
+    def step_of(self, config: Any) -> str:
+        """The step that a model of this configuration offers; "" for none."""
+        return self.step_name
+
     def make_step(self, loaded: "LoadedModel", device: str | torch.device = "cpu") -> Any:
         raise NotImplementedError
 
 
 def get_system(name: str) -> System:
     """The system of that name; its module is imported only now."""
-    if name not in SYSTEMS:
+    known = SYSTEMS | FOREIGN
+    if name not in known:
         raise RayfaceError(f"unknown system {name!r}; known: {', '.join(SYSTEMS)}", kind="unknown-system")
-    module, _, attribute = SYSTEMS[name].partition(":")
+    module, _, attribute = known[name].partition(":")
     return getattr(importlib.import_module(module), attribute)()
 
 
