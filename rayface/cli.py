@@ -193,6 +193,20 @@ def models_import(
     print(f"{ref} is in {opened.uri}. Use it: rayface apply {step} INPUT OUTPUT --model {step}={ref}")
 
 
+@models_app.command("export")
+def models_export(
+    ref: Annotated[str, typer.Argument(help="name, name@version or a model's folder")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="file to write; its description goes beside it")],
+    opset: Annotated[int, typer.Option(help="version of the ONNX operators")] = 18,
+    store: Store = "",
+) -> None:
+    """Write a model's networks as ONNX, checked against PyTorch."""
+    from rayface.exchange.exports import export_model
+    from rayface.store import open_store
+
+    print_json(export_model(open_store(store or None).load(ref), out, opset))
+
+
 @models_app.command("promote")
 def models_promote(ref: str, store: Store = "") -> None:
     """Make name@version the one that the bare name means."""

@@ -102,6 +102,18 @@ class Rebuild:
     kept: dict[str, dict[str, tuple[Tensor | None, ...]]]
 
 
+@dataclass(frozen=True)
+class ExportView:
+    """A released network as an exported file shows it: pictures float [N, 3, side, side] in [low, 1] -> outputs."""
+
+    network: nn.Module
+    side: int
+    outputs: tuple[str, ...] = ("output",)
+    free_sides: bool = False  # takes pictures of any height and width, not of `side` only
+    low: float = -1.0
+    shows: str = "a face crop aligned to records.FFHQ_TEMPLATE"
+
+
 class Step(Protocol):
     """What a system offers at serving: aligned crops in, changed crops out."""
 
@@ -207,6 +219,10 @@ class System:
     def step_of(self, config: Any) -> str:
         """The step that a model of this configuration offers; "" for none."""
         return self.step_name
+
+    def export_views(self, networks: Networks, config: Any) -> dict[str, ExportView]:
+        """What `rayface models export` writes of the released networks, one file each."""
+        return {name: ExportView(network, config.size) for name, network in networks.items()}
 
     def make_step(self, loaded: "LoadedModel", device: str | torch.device = "cpu") -> Any:
         raise NotImplementedError

@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 from rayface.errors import RayfaceError
 from rayface.imaging.tiles import run_tiled
 from rayface.networks.widths import Widths
-from rayface.systems.base import Networks, System
+from rayface.systems.base import ExportView, Networks, System
 
 if TYPE_CHECKING:
     from rayface.data.dataset import FaceDataset
@@ -134,9 +134,23 @@ class Foreign(System):
 
         return super_resolution_report(predict, scales_of(config.scale), dataset, 4, limit)
 
+    def export_views(self, networks: Networks, config: ForeignConfig) -> dict[str, ExportView]:
+        return {"model": ExportView(Bare(networks["model"]), config.size, low=0.0)}
+
     def make_step(self, loaded: "LoadedModel", device: str | torch.device = "cpu") -> Any:
         step = FaceStep if loaded.config.step == "enhance" else PhotoStep
         return step(loaded, torch.device(device))
+
+
+class Bare(nn.Module):
+    """A foreign network without spandrel's padding and its inference mode, which cannot be exported."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.model, self.call = network.model, network.descriptor._call_fn  # type: ignore[union-attr]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(self.model, x).clamp(0, 1)  # type: ignore[operator]
 
 
 @torch.inference_mode()

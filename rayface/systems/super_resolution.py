@@ -19,7 +19,7 @@ from rayface.errors import RayfaceError
 from rayface.imaging.codec import to_float, to_uint8
 from rayface.imaging.tiles import run_tiled
 from rayface.networks.upscaler import Upscaler, UpscalerConfig
-from rayface.systems.base import Batch, Networks, OptimizerSpec, Phase, PhaseState, System, SystemConfig
+from rayface.systems.base import Batch, ExportView, Networks, OptimizerSpec, Phase, PhaseState, System, SystemConfig
 from rayface.systems.losses import detail_loss
 
 if TYPE_CHECKING:
@@ -123,8 +123,25 @@ class SuperResolution(System):
             rows.append(networks["upscaler"](small, scale).float())
         return grid([to_uint8(images).cpu() for images in (*rows, clear)])
 
+    def export_views(self, networks: Networks, config: SuperResolutionConfig) -> dict[str, ExportView]:
+        return {
+            f"x{s}": ExportView(OneScale(networks["upscaler"], s), 64, ("upscaled",), True, shows="a whole picture")
+            for s in config.upscaler.scales
+        }
+
     def make_step(self, loaded: "LoadedModel", device: str | torch.device = "cpu") -> "UpscaleStep":
         return UpscaleStep(loaded, torch.device(device))
+
+
+class OneScale(nn.Module):
+    """The upscaler at one of its scales, as a network of one input."""
+
+    def __init__(self, upscaler: nn.Module, scale: int) -> None:
+        super().__init__()
+        self.upscaler, self.scale = upscaler, scale
+
+    def forward(self, picture: Tensor) -> Tensor:
+        return self.upscaler(picture, self.scale)
 
 
 def random_patches(images: Tensor, side: int, generators: Sequence[np.random.Generator]) -> Tensor:
