@@ -155,5 +155,5 @@ def test_evaluation_tells_what_it_measured(store: ModelStore, drawn_faces: str) 
     assert report["data_source"] == "synth"
     assert 0 <= report["metrics"]["mean_f1"]["low"] <= report["metrics"]["mean_f1"]["high"] <= 1
     restored = evaluate("enhancement", drawn_faces, store, split="validation", limit=2)["metrics"]
-    assert set(restored) == {"psnr_gain", "easy", "medium", "hard"}
+    assert set(restored) == {"psnr_gain", "easy", "medium", "hard", "all"}
     assert restored["easy"]["input"]["psnr"]["value"] > restored["hard"]["input"]["psnr"]["value"]

@@ -20,7 +20,7 @@ LAYERS = (
     ("imaging", "networks"),
     ("pretrained", "systems.detection", "ray_session", "storage"),
     ("data",),
-    ("evaluation.metrics", "evaluation.pictures", "evaluation.restoration", "evaluation.segmentation",
+    ("evaluation.judges", "evaluation.metrics", "evaluation.pictures", "evaluation.restoration", "evaluation.segmentation",
      "evaluation.super_resolution"),  # fmt: skip
     ("systems",),
     ("store",),

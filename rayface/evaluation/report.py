@@ -5,7 +5,7 @@ from typing import Any
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """Print `evaluate`'s report as a table of value and interval."""
+    """Print `evaluate`'s report as a table of value and interval, and what judged and what could not be measured."""
     from rich.console import Console
     from rich.table import Table
 
@@ -18,7 +18,14 @@ def print_report(report: dict[str, Any]) -> None:
             table.add_row(name, f"{value['value']:.4g}", f"{value['low']:.4g} to {value['high']:.4g}")
         else:
             table.add_row(name, f"{value:.4g}", "")
-    Console().print(table)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    for judge, digest in report["judges"].items():
+        console.print(f"judge {judge}: sha256 {digest[:16]}", highlight=False)
+    for metric, why in report["missing"].items():
+        console.print(f"missing {metric}: {why}", highlight=False, markup=False)
+    for note in report["notes"]:
+        console.print(f"note: {note}", highlight=False, markup=False)
 
 
 def rows(metrics: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,8 +5,10 @@ are no batch statistics. The depthwise convolutions are grouped: a pretrained ne
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -105,3 +107,16 @@ def scaled_channels(base: int, width: float) -> int:
     """`base` * `width` rounded to a multiple of 8, never down by more than a tenth."""
     rounded = max(8, int(base * width + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * base * width else rounded
+
+
+def feature_distance(made: Sequence[Tensor], clear: Sequence[Tensor]) -> Tensor:
+    """Perceptual distance of two pictures from their feature maps [N, C_i, s_i, s_i], one pair a stage: float [N].
+
+    Features are scaled to unit length over channels at every pixel, as in LPIPS (Zhang et al. 2018, without its
+    learned weights), so that every stage and every pixel counts alike. 0 for equal pictures, at most 4.
+    """
+    distances = []
+    for ours, theirs in zip(made, clear, strict=True):
+        difference = F.normalize(ours.float(), dim=1) - F.normalize(theirs.float(), dim=1)
+        distances.append(difference.square().sum(1).mean((1, 2)))
+    return torch.stack(distances).mean(0)

@@ -1,0 +1,181 @@
+"""Judges: frozen networks that score pictures and train nothing (docs/judges.md says what each is worth).
+
+A metric of theirs is computed where the judge is at hand; where it is not, the report names the metric and how to get
+it. A network that a model was trained with is no judge of that model.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rayface.errors import RayfaceError
+from rayface.imaging.codec import to_float
+from rayface.networks.efficientnet_lite import feature_distance
+
+AT_ONCE = 16  # pictures a judge looks at together
+SMALLEST_TENSOR = 64  # elements; smaller ones (biases of zero) may be equal by chance
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A frozen network: crops float [N, 3, S, S] in [-1, 1] -> what its metrics compare."""
+
+    measures: str
+    licence: str
+    load: Callable[[], nn.Module]  # raises RayfaceError, with the way to get it, where it is absent
+
+
+def _identity() -> nn.Module:
+    from rayface.pretrained.dlib_resnet import load_dlib_recogniser
+
+    return load_dlib_recogniser()
+
+
+def _identity_second() -> nn.Module:
+    from rayface.pretrained.faceres import load_faceres
+
+    return load_faceres()
+
+
+def _perceptual() -> nn.Module:
+    from rayface.pretrained.efficientnet import load_efficientnet_lite
+
+    return load_efficientnet_lite(1)
+
+
+JUDGES = {
+    "identity": Judge("who it is: dlib's face recognition ResNet, 128-d", "CC0-1.0", _identity),
+    "identity_second": Judge("who it is: FaceRes, a MobileNet of other origin, 1024-d", "MIT", _identity_second),
+    "perceptual": Judge("how alike it looks: EfficientNet-Lite1 of ImageNet, 5 stages", "Apache-2.0", _perceptual),
+}
+
+
+@dataclass(frozen=True)
+class LoadedJudge:
+    network: nn.Module
+    sha256: str  # of its weights as loaded
+    tensors: frozenset[str]  # hashes of the single tensors
+
+
+@cache
+def load_judge(name: str) -> LoadedJudge:
+    """The judge of that name, on the CPU, loaded once a process. Raises RayfaceError where it is absent."""
+    network = JUDGES[name].load().float().eval().requires_grad_(False)
+    whole = hashlib.sha256()
+    for key, value in sorted(network.state_dict().items()):
+        whole.update(key.encode() + _content(value))
+    return LoadedJudge(network.to(memory_format=torch.channels_last), whole.hexdigest(), fingerprints(network))
+
+
+def fingerprints(network: nn.Module) -> frozenset[str]:
+    """Hashes of a network's tensors: two networks that share one are, in part, the same network."""
+    tensors = (value for value in network.state_dict().values() if value.numel() >= SMALLEST_TENSOR)
+    return frozenset(hashlib.sha256(_content(value)).hexdigest() for value in tensors)
+
+
+def _content(value: Tensor) -> bytes:
+    return value.detach().cpu().contiguous().numpy().tobytes()
+
+
+def euclidean_distance(ours: Tensor, theirs: Tensor) -> Tensor:
+    return (ours - theirs).norm(dim=1)
+
+
+def cosine_distance(ours: Tensor, theirs: Tensor) -> Tensor:
+    return 1 - F.cosine_similarity(ours, theirs)
+
+
+# metric -> its judge and the distance of what the judge saw in two pictures; lower is better for all of them
+JUDGED_METRICS: dict[str, tuple[str, Callable[..., Tensor]]] = {
+    "perceptual_distance": ("perceptual", feature_distance),
+    "identity_distance": ("identity", euclidean_distance),
+    "identity_distance_second": ("identity_second", cosine_distance),
+}
+
+
+class JudgedMetric:
+    """A picture metric: two uint8 batches [N, 3, S, S] -> float [N] on the CPU.
+
+    What the judge saw in the last `reference` is kept: a report compares many methods with one clear batch.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        judge, self.distance = JUDGED_METRICS[name]
+        self.network = load_judge(judge).network.to(device)
+        self.device = device
+        self.reference: Tensor | None = None
+        self.seen: list[list[Tensor] | Tensor] = []
+
+    def __call__(self, pictures: Tensor, reference: Tensor) -> Tensor:
+        if reference is not self.reference:
+            self.seen = [self.look(part) for part in reference.split(AT_ONCE)]
+            self.reference = reference
+        parts = zip(pictures.split(AT_ONCE), self.seen, strict=True)
+        return torch.cat([self.distance(self.look(part), seen).cpu() for part, seen in parts])
+
+    @torch.inference_mode()
+    def look(self, pictures: Tensor) -> list[Tensor] | Tensor:
+        """What the judge sees in uint8 [N, 3, S, S], in fp32."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.network(to_float(pictures.to(self.device)).contiguous(memory_format=torch.channels_last))
+
+
+@dataclass
+class Panel:
+    """The judges of one evaluation: whom it may not ask and why, whom it asked, what is missing and why."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    refused: Mapping[str, str] = field(default_factory=dict)  # judge -> why
+    asked: dict[str, str] = field(default_factory=dict)  # judge -> sha256
+    missing: dict[str, str] = field(default_factory=dict)  # metric -> why, and how to get it
+
+    def metrics(self) -> dict[str, JudgedMetric]:
+        """The metrics whose judges are at hand and not refused; the others go to `missing`."""
+        found = {}
+        for name, (judge, _) in JUDGED_METRICS.items():
+            if judge in self.refused:
+                self.missing[name] = self.refused[judge]
+                continue
+            try:
+                found[name] = JudgedMetric(name, self.device)
+                self.asked[judge] = load_judge(judge).sha256
+            except RayfaceError as error:
+                self.missing[name] = str(error)
+        return found
+
+
+_panel: ContextVar[Panel | None] = ContextVar("panel", default=None)
+
+
+@contextlib.contextmanager
+def using(panel: Panel) -> Iterator[Panel]:
+    """Within it `judged_metrics` asks this panel: `rayface evaluate` wraps a system's own evaluation in it."""
+    token = _panel.set(panel)
+    try:
+        yield panel
+    finally:
+        _panel.reset(token)
+
+
+def judged_metrics() -> dict[str, JudgedMetric]:
+    """The judges' metrics that can be measured here, by name; they are called as those of PICTURE_METRICS."""
+    return (_panel.get() or Panel()).metrics()
+
+
+def refusals(loss_networks: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Which judges share weights with networks that a model was trained with, and why they are refused for it."""
+    found = {}
+    for name in JUDGES:
+        with contextlib.suppress(RayfaceError):
+            judge = load_judge(name)
+            for reference, network in loss_networks.items():
+                if judge.tensors & fingerprints(network):
+                    found[name] = f"not measured: the judge {name!r} is {reference}, which this model was trained with"
+    return found

