@@ -35,11 +35,15 @@ class FaceRes(nn.Module):
         self.share = share
 
     def forward(self, crops: Tensor) -> Tensor:
+        return self.graph(self.pictures(crops))
+
+    def pictures(self, crops: Tensor) -> Tensor:
+        """What the graph is given: float [N, 224, 224, 3], levels from 0 to 255."""
         side = crops.shape[-1]
         margin = round(side * (1 - self.share) / 2)
         face = crops[:, :, margin : side - margin, margin : side - margin]
         face = F.interpolate(face, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
-        return self.graph(((face + 1) * 127.5).permute(0, 2, 3, 1))
+        return ((face + 1) * 127.5).permute(0, 2, 3, 1).contiguous()
 
 
 def load_faceres(share: float = SHARE) -> FaceRes:
