@@ -26,6 +26,7 @@ SYSTEMS = {
     "parsing": "rayface.systems.parsing:Parsing",
     "enhancement": "rayface.systems.enhancement:Enhancement",
     "super_resolution": "rayface.systems.super_resolution:SuperResolution",
+    "attributes": "rayface.systems.attributes:Attributes",
 }
 FOREIGN = {"foreign": "rayface.systems.foreign:Foreign"}  # networks of other projects: used, not trained here
 PRESETS = ("tiny", "small", "base")
