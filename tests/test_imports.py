@@ -21,7 +21,8 @@ LAYERS = (
     ("pretrained", "systems.detection", "ray_session", "storage"),
     ("data",),
     ("evaluation.judges", "evaluation.metrics", "evaluation.pictures", "evaluation.restoration", "evaluation.segmentation",
-     "evaluation.super_resolution", "evaluation.attribute_judge", "evaluation.attributes"),  # fmt: skip
+     "evaluation.super_resolution", "evaluation.attribute_judge", "evaluation.attributes",
+     "evaluation.verification"),  # fmt: skip
     ("systems",),
     ("store",),
     ("training", "evaluation", "pipeline", "exchange"),

@@ -37,6 +37,25 @@ def move(
     return moved, ids[:, 0].to(masks.dtype)
 
 
+def move_images(images: Tensor, amount: float, generators: Sequence[np.random.Generator]) -> Tensor:
+    """As `move`, of pictures without masks."""
+    return move(images, images.new_zeros(len(images), 1, 1), amount, generators)[0]
+
+
+def occlude(images: Tensor, probability: float, generators: Sequence[np.random.Generator]) -> Tensor:
+    """Hide a rectangle (2 to 25 % of the area) of some pictures [N, 3, S, S] in [-1, 1] behind one random colour."""
+    images, side = images.clone(), images.shape[-1]
+    for picture, random in zip(images, generators, strict=True):
+        chosen, area, aspect = random.random() < probability, random.uniform(0.02, 0.25), random.uniform(-0.5, 0.5)
+        x, y, colour = random.random(), random.random(), random.uniform(-1, 1, 3)
+        if chosen:
+            height, width = (max(1, round(side * math.sqrt(area * math.exp(sign * aspect)))) for sign in (1, -1))
+            top, left = round(y * (side - height)), round(x * (side - width))
+            hidden = torch.tensor(colour, dtype=images.dtype, device=images.device)
+            picture[:, top : top + height, left : left + width] = hidden[:, None, None]
+    return images
+
+
 def jitter_colour(images: Tensor, amount: float, generators: Sequence[np.random.Generator]) -> Tensor:
     """Brightness, contrast and saturation of float [N, 3, S, S] in [-1, 1], each by a factor 1 +- `amount`."""
     if amount <= 0:

@@ -18,6 +18,7 @@ from rayface.data import shards
 from rayface.errors import RayfaceError
 from rayface.imaging import codec
 
+IDENTITY_INDEX = "identity_index"  # made from `identity`: not stored, and never missing
 COLUMNS = (
     "id",
     "source",
@@ -28,6 +29,7 @@ COLUMNS = (
     "mask",
     "facial_hair_mask",
     "attributes",
+    IDENTITY_INDEX,
 )
 _HOW_TO_GET = {
     "mask": "masks come with --format celebamask, or with drawn faces (`rayface data synth`)",
@@ -70,6 +72,7 @@ class FaceDataset:
     Attributes:
         ids: ids of the faces, in order.
         identities: who each face is; None where unknown.
+        people: the identities of the chosen split, sorted; `identity_index` numbers each face by them.
         size: side of the crops given, in pixels.
         digest: hash of the manifest and of the faces chosen, to say what a model was trained on.
 
@@ -104,19 +107,23 @@ class FaceDataset:
         """Some faces, in the order asked for.
 
         Gives for each of `columns`: image uint8 [N, 3, S, S]; mask and facial_hair_mask uint8 [N, S, S];
-        landmarks float32 [N, 5, 2] in crop pixels; attributes int8 [N, 40] (1 yes, -1 no, 0 unknown); id,
+        landmarks float32 [N, 5, 2] in crop pixels; attributes int8 [N, 40] (1 yes, -1 no, 0 unknown); identity_index
+        int64 [N], the place among the sorted identities of the chosen split, -1 where unknown; id,
         identity, source and split as lists. Images are scaled with antialiasing, masks to the nearest.
 
         Raises RayfaceError for an unknown column, an index outside the dataset or a mask that is not there.
         """
         _check_columns(columns)
         rows: list[dict[str, Any]] = [{} for _ in range(len(indices))]
-        needed = tuple(sorted(set(columns)))
+        needed = tuple(sorted(set(columns) - {IDENTITY_INDEX}))
         for position, index in enumerate(indices):
             if not 0 <= index < len(self):
                 raise RayfaceError(f"Face {index} is outside the dataset, which has {len(self)} faces.")
             rows[position] = self._row(int(index), needed)
-        return {column: self._collate(column, [row[column] for row in rows]) for column in columns}
+        made = {column: self._collate(column, [row[column] for row in rows]) for column in needed}
+        if IDENTITY_INDEX in columns:
+            made[IDENTITY_INDEX] = torch.from_numpy(self.identity_index[np.asarray(indices, np.int64)])
+        return {column: made[column] for column in columns}
 
     def _read_index(self, split: str | None, require: tuple[str, ...]) -> None:
         ids, identities, locations = [], [], []
@@ -135,6 +142,9 @@ class FaceDataset:
             locations.append(np.stack([np.full(len(rows), number), rows], axis=1))
         self.ids: list[str] = ids
         self.identities: list[str | None] = identities
+        self.people: list[str] = sorted({identity for identity in identities if identity is not None})
+        place = {identity: index for index, identity in enumerate(self.people)}
+        self.identity_index = np.array([-1 if who is None else place[who] for who in identities], np.int64)
         self._locations = np.concatenate(locations) if locations else np.zeros((0, 2), np.int64)
         if not ids:
             self._raise_empty(split, require)

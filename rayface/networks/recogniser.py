@@ -6,7 +6,7 @@ norms are folded into the convolutions, so there are no batch statistics, and no
 linear layer, which pruning can follow. The inner convolution of a block may have a width of its own.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -126,9 +126,42 @@ class Recogniser(nn.Module):
 
     def embed_chips(self, chips: Tensor) -> Tensor:
         """Float [N, 3, side, side] in [-1, 1], dlib's own kind of chip -> embeddings float [N, D]."""
-        x = ((chips + 1) * 127.5 - self.mean_colour) / 256
-        x = F.max_pool2d(F.relu(self.stem(x)), 3, stride=2)
-        return self.head(self.blocks(x).mean((2, 3)))
+        return self.head(self.blocks(self.after_stem(chips)).mean((2, 3)))
+
+    def after_stem(self, chips: Tensor) -> Tensor:
+        """What the first block sees: float [N, 3, side, side] -> [N, widths[0], h, w]."""
+        levels = ((chips + 1) * 127.5 - self.mean_colour) / 256
+        return F.max_pool2d(F.relu(self.stem(levels)), 3, stride=2)
+
+
+@torch.no_grad()
+def narrowed(network: Recogniser, config: RecogniserConfig, crops: Tensor) -> Recogniser:
+    """`network` with `config.hidden` channels inside its blocks: those that matter most on `crops` [N, 3, S, S].
+
+    A channel matters by its mean square activation times the squares of the weights that read it. What the lost ones
+    give on average goes into the bias. Raises RayfaceError where anything else than `hidden` differs, or a block grows.
+    """
+    wide = network.config
+    fits = all(narrow <= held for narrow, held in zip(config.hidden, wide.hidden, strict=False))
+    if not fits or replace(config, hidden=wide.hidden) != wide:
+        raise RayfaceError(f"recogniser: {config} is not {wide} with fewer hidden channels")
+    narrow = Recogniser(config)
+    narrow.stem.load_state_dict(network.stem.state_dict())
+    narrow.head.load_state_dict(network.head.state_dict())
+    x = network.after_stem(network.chips(crops))
+    for ours, theirs in zip(narrow.blocks, network.blocks, strict=True):
+        assert isinstance(ours, RecogniserBlock)
+        assert isinstance(theirs, RecogniserBlock)
+        inner, reader = F.relu(theirs.conv1(x)), theirs.conv2.weight
+        importance = inner.square().mean((0, 2, 3)) * reader.square().sum((0, 2, 3))
+        kept = importance.topk(ours.conv1.out_channels).indices.sort().values
+        ours.conv1.weight.copy_(theirs.conv1.weight[kept])
+        ours.conv1.bias.copy_(theirs.conv1.bias[kept])  # type: ignore[union-attr, index]
+        ours.conv2.weight.copy_(reader[:, kept])
+        lost = inner.mean((0, 2, 3)).index_fill(0, kept, 0)
+        ours.conv2.bias.copy_(theirs.conv2.bias + reader.sum((2, 3)) @ lost)  # type: ignore[union-attr, operator]
+        x = theirs(x)
+    return narrow
 
 
 def _chip_to_crop() -> Tensor:

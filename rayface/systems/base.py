@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SYSTEMS = {
     "parsing": "rayface.systems.parsing:Parsing",
     "enhancement": "rayface.systems.enhancement:Enhancement",
+    "recognition": "rayface.systems.recognition:Recognition",
     "super_resolution": "rayface.systems.super_resolution:SuperResolution",
     "attributes": "rayface.systems.attributes:Attributes",
 }
@@ -165,6 +166,14 @@ class System:
     def build_with_frozen(self, config: Any, frozen: Networks) -> dict[str, nn.Module]:
         """The networks to train, where they depend on the frozen models (adapters to a teacher's widths)."""
         return self.build(config)
+
+    def fitted(self, config: Any, dataset: "FaceDataset") -> Any:
+        """The config with what only the training data can tell (how many people there are).
+
+        Called once, when a request is resolved, on the train split; a checkpoint and the store keep the result.
+        Raises RayfaceError where the data cannot train this configuration.
+        """
+        return config
 
     def initial(self, config: Any, dataset: "FaceDataset") -> Networks | None:
         """Networks that a new training on these faces starts from (pretrained ones); None: as `build` makes them.

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+import shlex
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -127,7 +128,16 @@ def resolve(request: TrainRequest) -> TrainPlan:
     configs = {}
     for system_name in systems:
         configs[system_name] = to_dict(_resolve_config(request, system_name))
-    return TrainPlan(request, configs)
+    plan = TrainPlan(request, configs)
+    return dataclasses.replace(plan, configs={name: _fitted_config(plan, name) for name in systems})
+
+
+def _fitted_config(plan: TrainPlan, name: str) -> dict[str, Any]:
+    """A system's config with what its data tells; the data is opened only for a system that asks."""
+    system = get_system(name)
+    if type(system).fitted is System.fitted:
+        return plan.configs[name]
+    return to_dict(system.fitted(plan.config(name), training_split(plan, name)))
 
 
 def training_split(plan: TrainPlan, system: str) -> FaceDataset:
@@ -223,6 +233,15 @@ def _with_pinned_models(request: TrainRequest, system: System, config: Any) -> A
         if "/" not in reference:
             config = override(config, [f"{key}={info['name']}@{info['version']}"])
     return config
+
+
+def command_line(request: TrainRequest, system: str) -> str:
+    """What trains this system like this again, on data of one's own; for model cards."""
+    parts = ["rayface", "train", system, "--data", "DIR", "--preset", request.preset]
+    parts += ["--init", request.init] if request.init else []
+    for assignment in _overrides_for(system, request.overrides):
+        parts += ["--set", assignment]
+    return shlex.join(parts)
 
 
 def _overrides_for(system: str, overrides: tuple[str, ...]) -> list[str]:

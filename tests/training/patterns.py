@@ -27,13 +27,13 @@ def write_patterns(folder: Path, count: int = 32) -> None:
                 "id": f"pattern-{index}",
                 "source": "patterns",
                 "split": "train",
-                "identity": None,
+                "identity": f"pattern-{index // 4}",
                 "image": encode(picture, "png"),
                 "size": SIZE,
                 "landmarks": (FFHQ_TEMPLATE * SIZE).ravel().tolist(),
                 "mask": encode_mask(mask),
                 "facial_hair_mask": None,
-                "attributes": None,
+                "attributes": [1 if value > 0.5 else -1 for value in coarse.ravel()[:40]],
             }
         )
     write_shard(rows, str(folder / shard_name(0)))

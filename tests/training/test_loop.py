@@ -28,9 +28,10 @@ def dataset_for(system: Any, config: Any, folder: str) -> FaceDataset:
 def trained(name: str, folder: str, logs: Path, *overrides: str) -> tuple[Training, list[dict[str, float]]]:
     system = get_system(name)
     config = resolve_config(system, "tiny", ["precision=fp32", *overrides])
-    training = Training.start(system, config, solo())
+    dataset = dataset_for(system, config, folder)
+    training = Training.start(system, system.fitted(config, dataset), solo())
     progress = Progress(str(logs), name, 0)
-    run(training, dataset_for(system, config, folder), lambda *_: None, progress)
+    run(training, dataset, lambda *_: None, progress)
     lines = (logs / name / "metrics.jsonl").read_text().splitlines()
     return training, [json.loads(line) for line in lines]
 
@@ -58,7 +59,7 @@ def losses_of(name: str, folder: str, logs: Path) -> list[float]:
     return [line[key] for line in lines for key in line if key.startswith("loss/")]
 
 
-@pytest.mark.parametrize("name", ["parsing", "enhancement"])
+@pytest.mark.parametrize("name", ["parsing", "enhancement", "recognition"])
 def test_losses_reproduce_the_stored_curve(name: str, tmp_path: Path) -> None:
     """Numerics are pinned: `python -m tests.training.curves` rewrites them, when a change means to move them."""
     from tests.training.patterns import write_patterns
@@ -87,11 +88,12 @@ def test_enhancement_starts_as_the_identity_and_learns(drawn_faces: str, tmp_pat
     assert (enhanced - batch["clear"]).abs().mean() < 0.9 * (batch["degraded"] - batch["clear"]).abs().mean()
 
 
-@pytest.mark.parametrize("name", ["parsing", "enhancement"])
+@pytest.mark.parametrize("name", ["parsing", "enhancement", "recognition"])
 def test_resumed_equals_unbroken_bit_for_bit(name: str, drawn_faces: str, tmp_path: Path) -> None:
     system = get_system(name)
     config = resolve_config(system, "tiny", ["steps=12", "checkpoint_every=5"])
     dataset = dataset_for(system, config, drawn_faces)
+    config = system.fitted(config, dataset)
     unbroken = Training.start(system, config, solo())
     checkpoints = {}
 
