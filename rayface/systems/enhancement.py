@@ -18,9 +18,10 @@ from rayface.data.degradation import PRESETS, DegradationConfig, degrade
 from rayface.errors import RayfaceError
 from rayface.imaging.codec import to_float, to_uint8
 from rayface.networks.discriminator import Discriminator, DiscriminatorConfig
+from rayface.networks.efficientnet_lite import feature_distance
 from rayface.networks.enhancer import Enhancer, EnhancerConfig
 from rayface.systems.base import Batch, Networks, OptimizerSpec, Phase, PhaseState, System, SystemConfig, check_size
-from rayface.systems.losses import detail_loss, feature_distance
+from rayface.systems.losses import detail_loss
 
 if TYPE_CHECKING:
     from rayface.data.dataset import FaceDataset
