@@ -3,42 +3,21 @@
     python benchmarks/release_weights.py parsing@1 --store runs/store --data DIR --split test \
         --licence research-only --terms "CelebAMask-HQ: non-commercial research and education" --about card.md
 
-`--about` is text for the card: what it was trained on and how, and its limits. The metrics are measured here, on the
-half-precision weights that are released.
+`--about` is text for the card: how it was trained and what its limits are. Everything else of the card comes from
+config.json and from the metrics, which are measured here on the half-precision weights that are released.
 """
 
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
+from rayface.evaluation.card import model_card
 from rayface.evaluation.evaluate import evaluate
-from rayface.evaluation.report import rows
-from rayface.store import RELEASE_WEIGHTS, ModelStore
+from rayface.store import RELEASE_WEIGHTS, ModelStore, open_store
+from rayface.terms import commercial_use
 
-
-def card(name: str, info: dict[str, Any], report: dict[str, Any], terms: str, about: str) -> str:
-    measured = []
-    for metric, value in rows(report["metrics"]):
-        if isinstance(value, dict):
-            measured.append(f"| {metric} | {value['value']:.4g} | {value['low']:.4g} to {value['high']:.4g} |")
-        else:
-            measured.append(f"| {metric} | {value:.4g} | |")
-    return f"""# {name}
-
-System: {info["system"]}. Terms: **{terms}** (see `weights/LICENSE`).
-
-{about.strip()}
-
-## Measured
-
-{report["photos"]} photos of the {report["split"]} split ({report["data_source"]}, data digest
-`{report["data"][:16]}`), 95 % bootstrap intervals over photos, on the weights as released (fp16).
-
-| metric | value | interval |
-|---|---|---|
-{chr(10).join(measured)}
-"""
+# What training wrote into config.json and the release keeps.
+KEPT = ("run", "steps", "init", "data", "command", "calibration", "source")
 
 
 def main() -> None:
@@ -50,21 +29,33 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0)
     parser.add_argument("--licence", required=True)
     parser.add_argument("--terms", required=True)
+    parser.add_argument("--commercial-use", action=argparse.BooleanOptionalAction, default=None)
     parser.add_argument("--about", type=Path, required=True)
     arguments = parser.parse_args()
 
     loaded = ModelStore(arguments.store).load(arguments.model)
-    release = ModelStore(RELEASE_WEIGHTS)
+    allowed = arguments.commercial_use
+    if allowed is None:
+        inherited = False if arguments.licence == "research-only" else commercial_use(loaded.info)
+        if inherited == "unstated":
+            parser.error("say whether commercial use is allowed: --commercial-use or --no-commercial-use")
+        allowed = inherited
     for network in loaded.networks.values():
         network.half().float()  # what is measured is what is released
-    kept = {key: value for key, value in loaded.info.items() if key in ("steps", "data")}
-    details = {**kept, "licence": arguments.licence, "terms": arguments.terms}
+    details = {
+        **{key: value for key, value in loaded.info.items() if key in KEPT},
+        "licence": arguments.licence,
+        "terms": arguments.terms,
+        "commercial_use": allowed,
+    }
+    release = ModelStore(RELEASE_WEIGHTS)
     ref = release.save(loaded.name, loaded.system, loaded.config, loaded.networks, half=True, details=details)
-    report = evaluate(loaded.system, arguments.data, release, ref, arguments.split, arguments.limit or None)
+    # the store behind which the release stands holds the models that taught it
+    store = open_store(arguments.store)
     folder = RELEASE_WEIGHTS / ref.replace("@", "/")
+    report = evaluate(loaded.system, arguments.data, store, str(folder), arguments.split, arguments.limit or None)
     (folder / "metrics.json").write_text(json.dumps(report, indent=1) + "\n")
-    text = card(ref, loaded.info, report, arguments.terms, arguments.about.read_text())
-    (folder / "README.md").write_text(text)
+    (folder / "README.md").write_text(model_card(release.info(ref), report, arguments.about.read_text()))
     print(json.dumps({"model": ref, "metrics": report["metrics"]}, indent=1))
 
 

@@ -187,6 +187,7 @@ class ModelStore:
             "system": system,
             "config": to_dict(config),
             "networks": dict(widths),
+            "parameters": sum(value.numel() for value in tensors.values()),
             "dtype": str(next(v.dtype for v in tensors.values() if v.is_floating_point())).removeprefix("torch."),
             "sha256": digest,
             "schema": schema_metadata(),

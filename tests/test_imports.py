@@ -22,7 +22,7 @@ LAYERS = (
     ("data",),
     ("evaluation.judges", "evaluation.metrics", "evaluation.pictures", "evaluation.restoration", "evaluation.segmentation",
      "evaluation.super_resolution", "evaluation.attribute_judge", "evaluation.attributes",
-     "evaluation.verification"),  # fmt: skip
+     "evaluation.card", "evaluation.subgroups", "evaluation.verification"),  # fmt: skip
     ("systems",),
     ("store",),
     ("training", "evaluation", "pipeline", "exchange"),

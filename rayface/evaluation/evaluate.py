@@ -2,16 +2,28 @@
 
 import contextlib
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from rayface.errors import RayfaceError
 from rayface.evaluation.judges import Panel, refusals, using
+from rayface.evaluation.subgroups import (
+    by_group,
+    group_masks,
+    per_photo_values,
+    predicted_attributes,
+    stated_attributes,
+)
 from rayface.pretrained import is_pretrained
 from rayface.store import ModelStore
 from rayface.systems.base import get_system
+
+if TYPE_CHECKING:
+    from rayface.data.dataset import FaceDataset
 
 
 def evaluate(
@@ -26,7 +38,8 @@ def evaluate(
     """Metrics of `model` (a store reference; by default the system's own name) with what they were measured on.
 
     `judges` are the hashes of the networks that judged; `missing` names each metric that could not be measured, why,
-    and how to get its judge; `notes` says which judges the model met indirectly while it was trained.
+    and how to get its judge; `notes` says which judges the model met indirectly while it was trained; `subgroups`:
+    see `subgroup_report`.
 
     Raises RayfaceError: no such model, a model of another system, no such split.
     """
@@ -45,7 +58,7 @@ def evaluate(
     started = time.perf_counter()
     direct, indirect = loss_networks(store, system_name, loaded.config)
     panel = Panel(torch.device(device), refusals(direct))
-    with using(panel):
+    with using(panel), per_photo_values() as values:
         metrics = system.evaluate(networks, loaded.config, dataset, torch.device(device), limit)
     return {
         "system": system_name,
@@ -55,6 +68,7 @@ def evaluate(
         "data_source": dataset.manifest.get("format"),
         "split": split,
         "photos": min(len(dataset), limit or len(dataset)),
+        "limit": limit,
         "seconds": round(time.perf_counter() - started, 1),
         "judges": panel.asked,
         "missing": panel.missing,
@@ -64,8 +78,32 @@ def evaluate(
             for judge in refusals({reference: network})
             if judge in panel.asked
         ],
+        "subgroups": subgroup_report(values, dataset, store),
         "metrics": metrics,
     }
+
+
+def subgroup_report(values: Mapping[str, np.ndarray], dataset: "FaceDataset", store: ModelStore) -> dict[str, Any]:
+    """Per-photo values by group of people: `source` says whose attributes, `groups` is empty where there are none.
+
+    The groups come from the data's labels, else from what the store's model "attributes" predicts. {} for a system
+    whose report has no values per photo.
+    """
+    if not values:
+        return {}
+    total = len(next(iter(values.values())))
+    attributes, source = stated_attributes(dataset, total), "the data's own labels"
+    if labellers := dataset.manifest.get("labelled_by", {}).get("attributes"):
+        source = f"labels that {', '.join(made['model'] for made in labellers)} predicted"
+    if attributes is None:
+        if "attributes" not in store.names():
+            missing = "the data has no labels, and the store no model 'attributes' that could predict them"
+            return {"source": missing, "groups": {}}
+        loaded = store.load("attributes")
+        source = f"what {loaded.ref} predicts, as the data has no labels"
+        step = get_system(loaded.system).make_step(loaded)
+        attributes = predicted_attributes(dataset, total, step.classify, step.size)
+    return {"source": source, "groups": by_group(values, group_masks(attributes))}
 
 
 def loss_networks(store: ModelStore, system: str, config: Any) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from rayface.evaluation.card import show
+
 
 def print_report(report: dict[str, Any]) -> None:
     """Print `evaluate`'s report as a table of value and interval, and what judged and what could not be measured."""
@@ -20,6 +22,15 @@ def print_report(report: dict[str, Any]) -> None:
             table.add_row(name, f"{value:.4g}", "")
     console = Console(soft_wrap=True)
     console.print(table)
+    if found := report["subgroups"]:
+        columns = list(dict.fromkeys(metric for group in found["groups"].values() for metric in group))
+        console.print(f"By group of people ({found['source']}):", highlight=False)
+        groups = Table("group", *columns)
+        for name, values in found["groups"].items():
+            # without intervals, or it would not fit; --json has them
+            groups.add_row(name, *(show(values.get(metric)).partition(" ")[0] for metric in columns))
+        if columns:
+            console.print(groups)
     for judge, digest in report["judges"].items():
         console.print(f"judge {judge}: sha256 {digest[:16]}", highlight=False)
     for metric, why in report["missing"].items():

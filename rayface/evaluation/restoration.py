@@ -10,6 +10,7 @@ from torch import Tensor
 from rayface.data.degradation import degrade, severity_sets
 from rayface.evaluation.judges import judged_metrics
 from rayface.evaluation.metrics import HIGHER_IS_BETTER, PICTURE_METRICS, PictureMetric, bootstrap
+from rayface.evaluation.subgroups import record
 from rayface.imaging.codec import to_float, to_uint8
 
 if TYPE_CHECKING:
@@ -91,6 +92,10 @@ def restoration_report(
         severities.setdefault(severity, {})[method, metric] = torch.cat(parts).numpy()
     keys = next(iter(severities.values()))
     severities["all"] = {key: np.mean([table[key] for table in severities.values()], 0) for key in keys}
+    for (method, metric), per_photo in severities["all"].items():
+        if method == "model":
+            record(metric, per_photo)
+    record("psnr_gain", improvement(severities["all"], "psnr", "input"))
     report: dict[str, Any] = {severity: summary(table) for severity, table in severities.items()}
     return {"psnr_gain": report["all"]["model"]["psnr_gain"], **report}
 

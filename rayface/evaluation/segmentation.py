@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from rayface.evaluation.metrics import bootstrap
+from rayface.evaluation.subgroups import record
 from rayface.records import PARSING_CLASSES, PARSING_ID
 
 if TYPE_CHECKING:
@@ -50,6 +51,12 @@ def region_f1(per_photo: np.ndarray) -> np.ndarray:
     return np.array([f1(pooled[[PARSING_ID[name] for name in names]].sum(0)) for names in REGIONS.values()])
 
 
+def photo_f1(counts: np.ndarray) -> float:
+    """Mean F1 of one photo's regions (those that it or its mask shows), from counts [19, 3]; NaN without any."""
+    regions = region_f1(counts[None])
+    return float(np.nanmean(regions)) if not np.isnan(regions).all() else float("nan")
+
+
 def segmentation_report(
     predict: Callable[[Tensor], Tensor], dataset: "FaceDataset", batch: int, limit: int | None
 ) -> dict[str, Any]:
@@ -60,6 +67,7 @@ def segmentation_report(
         columns = dataset.batch(range(start, min(start + batch, total)), ("image", "mask"))
         found.append(counts(predict(columns["image"]).numpy(), columns["mask"].numpy()))  # type: ignore[arg-type, union-attr]
     per_photo = np.concatenate(found)
+    record("photo_f1", np.array([photo_f1(photo) for photo in per_photo]))
     pooled = f1(per_photo.sum(0))
     per_class = {name: float(v) for name, v in zip(PARSING_CLASSES, pooled, strict=True) if not np.isnan(v)}
     correct = per_photo[:, :, 0].sum(1) / (per_photo[:, :, 0] + per_photo[:, :, 2]).sum(1)

@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 from rayface.data.degradation import EVALUATION_SEED
 from rayface.data.reduction import CLEAN, MILD, reduce
 from rayface.evaluation.metrics import PICTURE_METRICS, bootstrap
+from rayface.evaluation.subgroups import record
 from rayface.imaging.codec import to_float, to_uint8
 from rayface.randomness import generator
 
@@ -74,4 +75,5 @@ def _summary(values: dict[tuple[str, str, str], np.ndarray]) -> dict[str, Any]:
         if method == "model":
             gain = bootstrap(per_photo - values[case, "lanczos", metric])
             report[case].setdefault("over_lanczos", {})[metric] = gain
+            record(f"{case}, {metric} over Lanczos", per_photo - values[case, "lanczos", metric])
     return report

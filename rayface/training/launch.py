@@ -22,6 +22,7 @@ from rayface.training.request import (
     TrainRequest,
     check_resumable,
     check_storage,
+    command_line,
     load_frozen,
     resolve,
     training_split,
@@ -150,6 +151,7 @@ def save_model(plan: TrainPlan, training: Any, dataset: Any) -> str:
         "run": plan.request.name,
         "steps": training.step,
         "init": plan.request.init,
+        "command": command_line(plan.request, training.system.name),
         "data": {
             "digest": dataset.digest,
             "format": dataset.manifest.get("format"),
