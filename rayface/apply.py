@@ -21,14 +21,17 @@ def apply_steps(
 ) -> dict[str, Any]:
     """Run `steps` on a photo, or on every photo of a folder into the folder `target`, and report what was done.
 
-    `assignments` are `key=value` parameters (strength, faces), `models` are `step=name@version` where a step (or
-    "parse") takes another model than the one named as its system. In a folder, a picture that cannot be processed is
-    listed in the report and does not stop the others; existing results are replaced. Raises RayfaceError for a
-    missing source, an unknown output format or a bad parameter.
+    `assignments` are `key=value` parameters (strength, faces, scale; max_output_megapixels), `models` are
+    `step=name@version` where a step (or "parse") takes another model than the one named as its system. In a folder, a
+    picture that cannot be processed is listed in the report and does not stop the others; existing results are
+    replaced. Raises RayfaceError for a missing source, an unknown output format or a bad parameter.
     """
-    from rayface.pipeline import Pipeline, check_params
+    from rayface.pipeline import Pipeline
+    from rayface.work import check_params
 
-    params = check_params(dict(_assignment("--set", text, "strength=0.5") for text in assignments))
+    values = dict(_assignment("--set", text, "strength=0.5") for text in assignments)
+    megapixels = _megapixels(values.pop("max_output_megapixels", None))
+    params = check_params(values)
     chosen = dict(_assignment("--model", text, "enhance=enhancement@1") for text in models)
     if not source.exists():
         raise RayfaceError(f"{source} does not exist; give a photo or a folder of photos")
@@ -39,6 +42,7 @@ def apply_steps(
     if source.resolve() == target.resolve():
         raise RayfaceError(f"{target} is the input itself; choose another OUTPUT, so that the originals stay")
     pipeline = Pipeline.from_store(store, steps, chosen)
+    pipeline.max_output_megapixels = megapixels
     if source.is_file():
         return {"photos": [_apply_one(pipeline, steps, source, target, params)]}
     found = (p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
@@ -63,6 +67,21 @@ def _apply_one(pipeline: Any, steps: Sequence[str], source: Path, target: Path, 
     filesystem, path = open_filesystem(target)
     write_bytes(encode(result.photo, SUFFIXES[target.suffix.lower()]), path, filesystem)  # type: ignore[arg-type]
     return {"photo": str(source), "result": str(target), **dataclasses.asdict(result.report)}
+
+
+def _megapixels(text: str | None) -> float:
+    """The limit of an enlarged photo; only who runs the program may move it, not a request."""
+    from rayface.work import MAX_OUTPUT_MEGAPIXELS
+
+    if text is None:
+        return MAX_OUTPUT_MEGAPIXELS
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise RayfaceError(f"max_output_megapixels is {text!r}; give a number above 0, for example 64.")
+    return value
 
 
 def _assignment(option: str, text: str, example: str) -> tuple[str, str]:

@@ -1,14 +1,15 @@
-"""A photo's way through the networks: detect -> align -> steps -> parse -> fuse.
+"""A photo's way through the networks: whole-photo steps -> detect -> align -> face steps -> parse -> fuse.
 
-The stages are plain functions over `Work`, the faces of one photo as numpy arrays. `Pipeline` calls them one
-after the other in this process; the Ray Serve deployments call the same functions in theirs, on the works of
-several requests at once, so both give the same pixels.
+Steps for whole photos (super-resolution) come first wherever they stand in `steps`, so that faces are found, changed
+and fused at the resolution of the result (SPEC C9). The stages are plain functions over `Photo` and `Work`, the faces
+of one photo as numpy arrays. `Pipeline` calls them one after the other in this process; the Ray Serve deployments call
+the same functions in theirs, on the works of several requests at once, so both give the same pixels.
 """
 
 import dataclasses
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,15 +17,25 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from rayface.errors import RayfaceError
 from rayface.records import FFHQ_TEMPLATE
+from rayface.work import (
+    MAX_OUTPUT_MEGAPIXELS,
+    FaceReport,
+    Params,
+    Photo,
+    Report,
+    Result,
+    Work,
+    check_params,
+    check_steps,
+    tensor,
+)
 
 if TYPE_CHECKING:
     from rayface.store import ModelStore
     from rayface.systems.base import Step
 
 CROP_SIZE = 256  # side of the aligned crops that travel from stage to stage, px
-FACES = ("all", "largest")
 # Crops in one call of a network. On a GPU many; on a CPU one: a batch is no faster there, and its kernels differ in the
 # last bit from those of a single crop, so a photo's pixels would depend on what else was being processed.
 FORWARD_FACES = {"cuda": 16, "cpu": 1}
@@ -39,114 +50,56 @@ class Parser(Protocol):
     def masks(self, crops: Tensor) -> Tensor: ...
 
 
+class PhotoStep(Protocol):
+    """A step on the whole photo: uint8 [3, H, W] -> uint8 [3, scale * H, scale * W]."""
+
+    name: str
+    model: str
+    scales: tuple[int, ...]
+
+    def __call__(self, photo: Tensor, scale: int) -> Tensor: ...
+
+
 class Detector(Protocol):
     """`systems.detection.Detector`: photos uint8 [3, H, W] -> for each its boxes, landmarks and scores."""
 
     def detect(self, photos: list[Tensor]) -> Sequence[Any]: ...
 
 
-@dataclass(frozen=True)
-class Params:
-    """What a request may choose."""
+@cache
+def photo_steps() -> frozenset[str]:
+    """The names of the steps that work on the whole photo."""
+    from rayface.systems.base import SYSTEMS, get_system
 
-    strength: float = 1.0  # 0 keeps the face, 1 is the step's full output
-    faces: str = "all"  # one of FACES
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:  # also false for NaN
-            raise RayfaceError(f"strength is {self.strength}; give a number from 0 to 1.")
-        if self.faces not in FACES:
-            raise RayfaceError(f"faces is {self.faces!r}; give one of: {', '.join(FACES)}.")
+    return frozenset(system.step_name for name in SYSTEMS if (system := get_system(name)).whole_photo)
 
 
-def check_params(params: Mapping[str, Any]) -> Params:
-    """`params` as typed values. Raises RayfaceError naming an unknown key or a value out of range."""
-    known = [item.name for item in dataclasses.fields(Params)]
-    for key in params:
-        if key not in known:
-            raise RayfaceError(f"Unknown parameter {key!r}; known: {', '.join(known)}.")
-    values = dict(params)
-    try:
-        values["strength"] = float(values.get("strength", 1.0))
-    except (TypeError, ValueError):
-        raise RayfaceError(f"strength is {values['strength']!r}; give a number from 0 to 1.") from None
-    return Params(**values)
+def enlarge(step: PhotoStep, photo: Photo, params: Params, max_megapixels: float) -> Photo:
+    """The photo `params.scale` times larger, or less, or as it is, where that is more than `max_megapixels`.
 
-
-def check_steps(steps: Sequence[str], known: Collection[str]) -> list[str]:
-    """`steps` as a list. Raises RayfaceError, naming the known ones, for none, an unknown one or a double."""
-    names = ", ".join(sorted(known))
-    if not steps:
-        raise RayfaceError(f"No step is given; known steps: {names}.", kind="unknown-step")
-    for name in steps:
-        if name not in known:
-            raise RayfaceError(f"Unknown step {name!r}; known steps: {names}.", kind="unknown-step")
-        if list(steps).count(name) > 1:
-            raise RayfaceError(f"Step {name!r} is given twice; give each step once.")
-    return list(steps)
-
-
-@dataclass
-class FaceReport:
-    """What was found and done at one face; coordinates in photo pixels."""
-
-    box: list[float]  # x0 y0 x1 y1
-    landmarks: list[list[float]]  # records.LANDMARKS order
-    score: float
-    size: float  # side of the square in the photo that its crop shows, px
-    steps: list[str] = field(default_factory=list)  # applied, in order
-    skipped: list[dict[str, str]] = field(default_factory=list)  # {"step": ..., "reason": ...}
-
-
-@dataclass
-class Report:
-    """What happened to one photo; `dataclasses.asdict` makes JSON of it."""
-
-    width: int
-    height: int
-    steps: list[str]  # asked for
-    faces: list[FaceReport]
-    changed: int  # faces whose pixels are not the photo's own
-    models: dict[str, str]  # stage -> name@version
-    timings_ms: dict[str, float]
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Result:
-    """The processed photo, uint8 [3, H, W], and its report."""
-
-    photo: Tensor
-    report: Report
-
-
-@dataclass
-class Work:
-    """The faces of one photo between stages, as numpy: it travels through Ray, and may arrive read-only.
-
-    `before`, `crops`: uint8 [N, 3, CROP_SIZE, CROP_SIZE], the photo's own and the current ones; `matrices`:
-    float32 [N, 2, 3], photo to crop pixels; `masks`: uint8 [N, CROP_SIZE, CROP_SIZE] once parsed; `faces`: N
-    reports; `others`: reports of faces that are left alone; `changed`: bool [N]; `match_colour`: only steps that
-    sharpen were applied, which have no business with colours, so that any shift of them is drift.
+    What was not done stands in the notes. The input is not written to.
     """
+    from rayface.imaging.tiles import allowed_scale
 
-    width: int
-    height: int
-    before: np.ndarray
-    crops: np.ndarray
-    matrices: np.ndarray
-    faces: list[FaceReport]
-    others: list[FaceReport]
-    changed: np.ndarray
-    match_colour: bool = True
-    masks: np.ndarray | None = None
-    models: dict[str, str] = field(default_factory=dict)
-    timings_ms: dict[str, float] = field(default_factory=dict)
-
-
-def tensor(array: np.ndarray) -> Tensor:
-    """`array` as a tensor; a read-only one (from Ray's object store) is copied, as torch has none."""
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    started = time.perf_counter()
+    height, width = photo.pixels.shape[1:]
+    scale = allowed_scale(height, width, params.scale, step.scales, max_megapixels)
+    notes, pixels = list(photo.notes), photo.pixels
+    if scale != params.scale:
+        done = f"x{scale} was done" if scale > 1 else "the photo keeps its size"
+        notes.append(
+            f"{step.name} x{params.scale} of {width} x {height} pixels is more than this model or the limit of "
+            f"{max_megapixels:g} megapixels (max_output_megapixels) allows; {done}."
+        )
+    if scale > 1:
+        pixels = step(tensor(pixels), scale).numpy()
+    return dataclasses.replace(
+        photo,
+        pixels=pixels,
+        models=photo.models | {step.name: step.model},
+        timings_ms=photo.timings_ms | {step.name: _since(started)},
+        notes=notes,
+    )
 
 
 def detect_faces(detector: Detector, photos: list[Tensor], params: Sequence[Params], max_faces: int) -> list[Work]:
@@ -310,35 +263,38 @@ def _masks(parser: Parser, crops: Tensor) -> Tensor:
     return interpolate(masks[:, None], crops.shape[-2:], mode="nearest-exact")[:, 0]
 
 
-def fuse(photo: Tensor, work: Work, steps: Sequence[str]) -> Result:
-    """Paste the changed faces of a parsed work into its photo, uint8 [3, H, W]; the input is not written to.
+def fuse(photo: Photo, work: Work | None, steps: Sequence[str]) -> Result:
+    """Paste the changed faces of a parsed work into its photo; the input is not written to.
 
-    A photo in which nothing changed comes back as it is, with a report that says why.
+    `work` is None where no step was about faces. A photo in which nothing changed comes back as it is, with a report
+    that says why.
     """
     from rayface.imaging.paste import face_region, paste_back
 
     started = time.perf_counter()
-    chosen = work.changed
-    result = photo
-    if chosen.any():
+    result = tensor(photo.pixels)
+    if work is not None and work.changed.any():
         assert work.masks is not None
+        chosen = work.changed
         region = face_region(tensor(work.masks[chosen]))
-        arrays = (tensor(array[chosen]) for array in (work.before, work.crops, work.matrices))
-        before, after, matrices = arrays
-        result = paste_back(photo, before, after, matrices, region, work.match_colour)
+        before, after, matrices = (tensor(array[chosen]) for array in (work.before, work.crops, work.matrices))
+        result = paste_back(result, before, after, matrices, region, work.match_colour)
     report = Report(
-        width=work.width,
-        height=work.height,
+        width=result.shape[2],
+        height=result.shape[1],
+        input_width=photo.input_width,
+        input_height=photo.input_height,
         steps=list(steps),
-        faces=[*work.faces, *work.others],
-        changed=int(chosen.sum()),
-        models=dict(work.models),
-        timings_ms=work.timings_ms | {"fuse": _since(started)},
+        faces=[*work.faces, *work.others] if work else [],
+        changed=int(work.changed.sum()) if work else 0,
+        models=photo.models | (work.models if work else {}),
+        timings_ms=photo.timings_ms | (work.timings_ms if work else {}) | {"fuse": _since(started)},
+        notes=list(photo.notes),
     )
-    if not report.faces:
-        report.notes.append("No face was found; the photo is unchanged.")
-    elif not report.changed:
-        report.notes.append("No face was changed; the photo is unchanged.")
+    if work is not None and not report.changed:
+        faces = "changed" if report.faces else "found"
+        rest = "the photo is upscaled, nothing else" if photo.enlarged else "the photo is unchanged"
+        report.notes.append(f"No face was {faces}; {rest}.")
     return Result(result, report)
 
 
@@ -362,11 +318,19 @@ def load_step(store: "ModelStore", ref: str, device: str | torch.device = "cpu")
 class Pipeline:
     """All stages in one process: what the service distributes, and what `rayface apply` runs."""
 
-    def __init__(self, detector: Detector, steps: Mapping[str, "Step"], parser: Parser, max_faces: int = 32) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        steps: Mapping[str, "Step | PhotoStep"],
+        parser: Parser,
+        max_faces: int = 32,
+        max_output_megapixels: float = MAX_OUTPUT_MEGAPIXELS,
+    ) -> None:
         self.detector = detector
-        self.steps = dict(steps)
+        self.steps: dict[str, Any] = dict(steps)
         self.parser = parser
         self.max_faces = max_faces
+        self.max_output_megapixels = max_output_megapixels
 
     @classmethod
     def from_store(
@@ -388,18 +352,22 @@ class Pipeline:
         return cls(load_detector(), made, load_step(store, refs["parse"], device))
 
     def process(self, photo: Tensor, steps: Sequence[str], params: Mapping[str, Any] | Params | None = None) -> Result:
-        """Run `steps` on the faces of `photo`, uint8 [3, H, W].
+        """Run `steps` on `photo`, uint8 [3, H, W], and on its faces.
 
         `params`: see `Params`. Raises RayfaceError for an unknown step or parameter, naming the known ones.
         """
         names = check_steps(steps, self.steps)
         checked = params if isinstance(params, Params) else check_params(params or {})
+        current, work = Photo.of(photo), None
         with torch.inference_mode():
-            works = detect_faces(self.detector, [photo], [checked], self.max_faces)
-            for name in names:
-                works = run_step(self.steps[name], works, [checked])
-            works = parse_faces(self.parser, works)
-            return fuse(photo, works[0], names)
+            for name in (name for name in names if name in photo_steps()):
+                current = enlarge(self.steps[name], current, checked, self.max_output_megapixels)
+            if face_steps := [name for name in names if name not in photo_steps()]:
+                works = detect_faces(self.detector, [tensor(current.pixels)], [checked], self.max_faces)
+                for name in face_steps:
+                    works = run_step(self.steps[name], works, [checked])
+                (work,) = parse_faces(self.parser, works)
+            return fuse(current, work, names)
 
 
 def _since(started: float) -> float:

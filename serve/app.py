@@ -15,7 +15,7 @@ from ray.serve.schema import LoggingConfig
 
 from rayface.errors import RayfaceError
 from rayface.terms import commercial_only
-from serve.deployments import FaceDetector, FaceParser, Fusion, StepRunner
+from serve.deployments import FaceDetector, FaceParser, Fusion, PhotoStepRunner, StepRunner
 from serve.ingress import Ingress
 from serve.reports import Reports
 from serve.settings import Settings, Stage, settings_from
@@ -38,10 +38,7 @@ def compose(settings: Settings) -> Application:
     only = settings.commercial_only or commercial_only()
     settings = dataclasses.replace(settings, store=_absolute(settings.store), commercial_only=only)
     refs = resolve_models(settings)
-    steps = {
-        name: _deploy(StepRunner, _deployment_name(name), settings, settings.step).bind(settings, refs[name])
-        for name in settings.steps
-    }
+    steps = {name: _step(name, settings).bind(settings, refs[name]) for name in settings.steps}
     detector = _deploy(FaceDetector, "detector", settings, settings.detector).bind(settings)
     parser = _deploy(FaceParser, "parser", settings, settings.parser).bind(settings, refs["parse"])
     fusion = _deploy(Fusion, "fusion", settings, settings.fusion).bind(settings)
@@ -90,8 +87,13 @@ def _absolute(uri: str | None) -> str:
     return absolute(open_store(uri).uri)
 
 
-def _deployment_name(step: str) -> str:
-    return {"enhance": "enhancer"}.get(step, step)
+def _step(name: str, settings: Settings) -> Deployment:
+    from rayface.pipeline import photo_steps
+
+    title = {"enhance": "enhancer", "upscale": "upscaler"}.get(name, name)
+    if name in photo_steps():
+        return _deploy(PhotoStepRunner, title, settings, settings.photo_step)
+    return _deploy(StepRunner, title, settings, settings.step)
 
 
 def _logging() -> LoggingConfig:

@@ -9,9 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from rayface.pipeline import Params, Work
+from rayface.work import Params, Photo, Work
 from serve.batching import Batcher
 from serve.settings import Settings, Stage, torch_threads
 
@@ -52,14 +50,14 @@ class FaceDetector(BatchedStage):
         self._detector = load_detector(device=settings.detector.device)
         self._max_faces = settings.max_faces
 
-    async def __call__(self, photo: np.ndarray, params: Params) -> Work:
-        """`photo`: uint8 [3, H, W]."""
+    async def __call__(self, photo: Photo, params: Params) -> Work:
         return await self.batcher((photo, params))
 
-    def run(self, items: list[tuple[np.ndarray, Params]]) -> Sequence[Work]:
-        from rayface.pipeline import detect_faces, tensor
+    def run(self, items: list[tuple[Photo, Params]]) -> Sequence[Work]:
+        from rayface.pipeline import detect_faces
+        from rayface.work import tensor
 
-        photos = [tensor(photo) for photo, _ in items]
+        photos = [tensor(photo.pixels) for photo, _ in items]
         return detect_faces(self._detector, photos, [params for _, params in items], self._max_faces)
 
 
@@ -82,6 +80,27 @@ class StepRunner(BatchedStage):
         return run_step(self._step, [work for work, _ in items], [params for _, params in items])
 
 
+class PhotoStepRunner(BatchedStage):
+    """One step on whole photos (super-resolution), with its model `ref`: one photo at a time, tile by tile."""
+
+    def __init__(self, settings: Settings, ref: str) -> None:
+        from rayface.pipeline import load_step
+        from rayface.store import open_store
+
+        super().__init__(settings.photo_step)
+        store = open_store(settings.store, settings.commercial_only)
+        self._step = load_step(store, ref, settings.photo_step.device)
+        self._max_megapixels = settings.max_output_megapixels
+
+    async def __call__(self, photo: Photo, params: Params) -> Photo:
+        return await self.batcher((photo, params))
+
+    def run(self, items: list[tuple[Photo, Params]]) -> Sequence[Photo]:
+        from rayface.pipeline import enlarge
+
+        return [enlarge(self._step, photo, params, self._max_megapixels) for photo, params in items]
+
+
 class FaceParser(BatchedStage):
     """Works -> works with masks, of the changed faces or of every face."""
 
@@ -102,28 +121,28 @@ class FaceParser(BatchedStage):
 
 
 class Fusion(BatchedStage):
-    """Photo and parsed work -> the encoded result and its report as JSON values."""
+    """Photo and parsed work (None: no step was about faces) -> the encoded result and its report as JSON values."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings.fusion)
 
     async def __call__(
-        self, photo: np.ndarray, work: Work, steps: list[str], format: str, quality: int
+        self, photo: Photo, work: Work | None, steps: list[str], format: str, quality: int
     ) -> tuple[bytes, dict[str, Any]]:
         return await self.batcher((photo, work, steps, format, quality))
 
-    def run(self, items: list[tuple[np.ndarray, Work, list[str], Any, int]]) -> Sequence[Any]:
+    def run(self, items: list[tuple[Photo, Work | None, list[str], Any, int]]) -> Sequence[Any]:
         return [self._fuse(*item) for item in items]
 
     def _fuse(
-        self, photo: np.ndarray, work: Work, steps: list[str], format: Any, quality: int
+        self, photo: Photo, work: Work | None, steps: list[str], format: Any, quality: int
     ) -> tuple[bytes, dict[str, Any]]:
         from dataclasses import asdict
 
         from rayface.imaging.codec import encode
-        from rayface.pipeline import fuse, tensor
+        from rayface.pipeline import fuse
 
-        result = fuse(tensor(photo), work, steps)
+        result = fuse(photo, work, steps)
         started = time.perf_counter()
         data = encode(result.photo, format, quality)
         result.report.timings_ms["encode"] = round(1000 * (time.perf_counter() - started), 2)

@@ -11,7 +11,8 @@ from fastapi import FastAPI
 from ray import serve
 
 from rayface.errors import RayfaceError
-from rayface.pipeline import Params, Work
+from rayface.pipeline import photo_steps
+from rayface.work import Params, Photo, Work
 from serve import problems
 from serve.routes import Json, create_app
 from serve.settings import Settings
@@ -44,14 +45,24 @@ class Ingress:
         started = time.perf_counter()
         photo = await asyncio.to_thread(self._decode, data)
         milliseconds = round(1000 * (time.perf_counter() - started), 2)
-        chain = [self._detector.remote(photo, params)]
-        for name in steps:
-            chain.append(self._steps[name].remote(chain[-1], params))
-        chain.append(self._parser.remote(chain[-1]))
-        chain.append(self._fusion.remote(photo, chain[-1], steps, format, quality))
-        image, report = await self._result(chain)
+        image, report = await self._result(self._chain(photo, steps, params, format, quality))
         report["timings_ms"] = {"decode": milliseconds, **report["timings_ms"]}
         return image, report
+
+    def _chain(self, photo: Any, steps: list[str], params: Params, format: str, quality: int) -> list[Any]:
+        """The calls of a request, each waiting for those before; the order is that of `Pipeline.process`."""
+        chain: list[Any] = []
+        for name in (name for name in steps if name in photo_steps()):
+            photo = self._steps[name].remote(photo, params)
+            chain.append(photo)
+        work = None
+        if face_steps := [name for name in steps if name not in photo_steps()]:
+            chain.append(self._detector.remote(photo, params))
+            for name in face_steps:
+                chain.append(self._steps[name].remote(chain[-1], params))
+            work = self._parser.remote(chain[-1])
+            chain.append(work)
+        return [*chain, self._fusion.remote(photo, work, steps, format, quality)]
 
     async def detect(self, data: bytes) -> Json:
         photo = await asyncio.to_thread(self._decode, data)
@@ -84,12 +95,12 @@ class Ingress:
         return {"status": "ok" if good else "degraded", "deployments": states}
 
     def _decode(self, data: bytes) -> Any:
-        """The photo of `data` in the object store: the other deployments map it there."""
+        """The `Photo` of `data` in the object store: the other deployments map it there."""
         import ray
 
         from rayface.imaging.codec import decode
 
-        return ray.put(decode(data, self.settings.limits).numpy())
+        return ray.put(Photo.of(decode(data, self.settings.limits)))
 
     async def _result(self, chain: Sequence[Any]) -> Any:
         """The last response of a chain; what went wrong on the way as RayfaceError."""

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rayface.errors import RayfaceError
-from rayface.pipeline import Params, check_steps
+from rayface.work import Params, check_steps
 from serve import problems
 from serve.negotiation import MIXED, Wanted, image_bytes, multipart_mixed, request_id, wanted
 from serve.settings import Settings
@@ -59,6 +59,7 @@ IMAGE_ANSWER: dict[int | str, Json] = {
 Steps = Annotated[str, Query(description="steps in order, separated by commas", examples=["enhance"])]
 Strength = Annotated[float, Query(ge=0, le=1, description="0 keeps the face, 1 is the full effect")]
 Faces = Annotated[Literal["all", "largest"], Query(description="which faces are processed")]
+Scale = Annotated[Literal["2", "4"], Query(description="how many times larger `upscale` makes the photo")]
 Format = Annotated[Literal["jpeg", "png", "webp"] | None, Query(description="overrides Accept")]
 Quality = Annotated[int, Query(ge=1, le=100, description="of JPEG and WebP")]
 
@@ -128,12 +129,13 @@ def _add_image_routes(app: FastAPI, service: Service) -> None:
         steps: Steps,
         strength: Strength = 1.0,
         faces: Faces = "all",
+        scale: Scale = "2",
         format: Format = None,
         quality: Quality = 92,
     ) -> Response:
-        """Run a chain of steps on the faces of a photo."""
+        """Run a chain of steps on a photo and its faces."""
         names = [name.strip() for name in steps.split(",") if name.strip()]
-        return await answer(request, names, Params(strength, faces), format, quality)
+        return await answer(request, names, Params(strength, faces, int(scale)), format, quality)
 
     @app.post("/v1/enhance", openapi_extra=IMAGE_BODY, responses=IMAGE_ANSWER, response_class=Response)
     async def enhance(

@@ -9,6 +9,7 @@ from typing import Any
 from rayface.configuration import from_dict
 from rayface.errors import RayfaceError
 from rayface.imaging.codec import Limits
+from rayface.work import MAX_OUTPUT_MEGAPIXELS
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Settings:
     commercial_only: bool = False  # refuse models that do not state that commercial use is allowed
     limits: Limits = field(default_factory=lambda: Limits(20 * 1024 * 1024, 24_000_000))
     max_faces: int = 32
+    max_output_megapixels: float = MAX_OUTPUT_MEGAPIXELS  # photos that would become larger are upscaled less or not
     max_in_flight: int = 16  # requests accepted per ingress replica; the next one gets 503
     retry_after_s: int = 2
     timeout_s: float = 60.0
@@ -47,13 +49,15 @@ class Settings:
     max_reports: int = 1000
     ingress: Stage = Stage(num_cpus=0.1)
     detector: Stage = Stage()
-    step: Stage = Stage()  # every step's own deployment
+    step: Stage = Stage()  # every face step's own deployment
+    photo_step: Stage = Stage(max_batch=1)  # every whole-photo step's own deployment
     parser: Stage = Stage()
     fusion: Stage = Stage(max_batch=1)  # nothing to gain from waiting for others
 
     def __post_init__(self) -> None:
         positive = (
             "max_faces",
+            "max_output_megapixels",
             "max_in_flight",
             "retry_after_s",
             "timeout_s",
@@ -65,7 +69,7 @@ class Settings:
                 raise RayfaceError(f"settings.{name} is {getattr(self, name)}; it must be above 0.")
         if not self.steps:
             raise RayfaceError("settings.steps is empty; give at least one, for example enhance.")
-        for name in ("ingress", "detector", "step", "parser", "fusion"):
+        for name in ("ingress", "detector", "step", "photo_step", "parser", "fusion"):
             _check_stage(name, getattr(self, name))
 
 
@@ -89,7 +93,11 @@ def preset(name: str) -> Settings:
     if name == "gpu":
         network = Stage(max_replicas=8, num_cpus=1, num_gpus=0.25, max_batch=32, threads=1)
         cpu = Stage(max_replicas=16, num_cpus=1, threads=1, max_batch=1)
-        return Settings(ingress=cpu, detector=network, step=network, parser=network, fusion=cpu, max_in_flight=128)
+        photo = dataclasses.replace(network, max_batch=1)
+        return Settings(
+            ingress=cpu, detector=network, step=network, photo_step=photo, parser=network, fusion=cpu,
+            max_in_flight=128,
+        )  # fmt: skip
     raise RayfaceError(f"Unknown preset {name!r}; known: laptop, gpu.")
 
 

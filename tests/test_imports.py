@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("errors",),
     ("records", "randomness", "configuration", "terms"),
-    ("imaging", "networks"),
+    ("imaging", "networks", "work"),
     ("pretrained", "systems.detection", "ray_session", "storage"),
     ("data",),
     ("evaluation.judges", "evaluation.metrics", "evaluation.pictures", "evaluation.restoration", "evaluation.segmentation",

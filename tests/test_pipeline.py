@@ -13,18 +13,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from rayface.errors import RayfaceError
-from rayface.pipeline import (
-    CROP_SIZE,
-    Params,
-    Pipeline,
-    Work,
-    check_params,
-    detect_faces,
-    fuse,
-    parse_faces,
-    run_step,
-)
+from rayface.pipeline import CROP_SIZE, Pipeline, detect_faces, enlarge, fuse, parse_faces, run_step
 from rayface.store import ModelStore
+from rayface.work import FaceReport, Params, Photo, Work, check_params
 from tests.scenes import scene
 from tests.tiny_models import save_tiny_models
 
@@ -64,7 +55,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
 @pytest.fixture(scope="module")
 def pipeline(store: ModelStore) -> Pipeline:
     """The store's enhancer and parser, and beside them steps whose effect is known."""
-    made = Pipeline.from_store(store)
+    made = Pipeline.from_store(store, ["enhance", "upscale"])
     steps = {
         **made.steps,
         "blur": Blur(),
@@ -183,8 +174,6 @@ def test_a_smaller_native_size_keeps_the_crops_detail() -> None:
 
 def works_of(crops: np.ndarray) -> Work:
     """A work as it arrives from Ray: read-only arrays."""
-    from rayface.pipeline import FaceReport
-
     crops.flags.writeable = False
     count = len(crops)
     matrices = np.tile(np.eye(2, 3, dtype=np.float32), (count, 1, 1))
@@ -242,7 +231,7 @@ def test_parse_every_face(pipeline: Pipeline) -> None:
     assert unchanged.masks.max() == 0
     assert parsed.masks.shape == (1, CROP_SIZE, CROP_SIZE)
     assert parsed.masks.max() > 0
-    assert fuse(scene(0), unchanged, ["x"]).report.steps == ["x"]
+    assert fuse(Photo.of(scene(0)), unchanged, ["x"]).report.steps == ["x"]
 
 
 @pytest.mark.parametrize(
@@ -257,6 +246,8 @@ def test_parse_every_face(pipeline: Pipeline) -> None:
         (["enhance"], {"strength": "much"}, "strength is 'much'"),
         (["enhance"], {"strength": None}, "strength is None"),
         (["enhance"], {"faces": "two"}, "faces is 'two'.*all, largest"),
+        (["upscale"], {"scale": "3"}, "scale is 3; give one of: 2, 4"),
+        (["upscale"], {"scale": "twice"}, "scale is 'twice'"),
     ],
 )
 def test_wrong_requests_name_the_way_out(
@@ -268,7 +259,57 @@ def test_wrong_requests_name_the_way_out(
 
 def test_params_from_text() -> None:
     assert check_params({"strength": "0.25", "faces": "largest"}) == Params(0.25, "largest")
-    assert check_params({}) == Params(1.0, "all")
+    assert check_params({"scale": "4"}) == Params(scale=4)
+    assert check_params({}) == Params(1.0, "all", 2)
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_upscale_alone_is_about_no_faces(pipeline: Pipeline, scale: int) -> None:
+    photo = scene(0)
+    result = pipeline.process(photo, ["upscale"], {"scale": scale})
+    assert result.photo.shape == (3, 240 * scale, 320 * scale)
+    assert torch.equal(result.photo, pipeline.steps["upscale"](photo, scale))
+    report = result.report
+    assert (report.width, report.height) == (320 * scale, 240 * scale)
+    assert (report.input_width, report.input_height) == (320, 240)
+    assert (report.faces, report.changed, report.notes) == ([], 0, [])
+    assert set(report.timings_ms) == {"upscale", "fuse"}
+    assert report.models == {"upscale": "super_resolution@1"}
+
+
+def test_faces_are_changed_in_the_upscaled_photo(pipeline: Pipeline) -> None:
+    """Fused at the result's resolution (C9), in whatever order the steps are given, and upscaled only once."""
+    photo = scene(0)
+    large = pipeline.process(photo, ["upscale"]).photo
+    result = pipeline.process(photo, ["brighten", "upscale"])
+    assert torch.equal(result.photo, pipeline.process(photo, ["upscale", "brighten"]).photo)
+    assert torch.equal(result.photo, pipeline.process(large, ["brighten"]).photo)
+    (face,) = result.report.faces
+    (small,) = pipeline.process(photo, ["brighten"]).report.faces
+    assert face.steps == ["brighten"]
+    assert face.size == pytest.approx(2 * small.size, rel=0.1)
+    left, top, right, bottom = (round(value) for value in face.box)
+    assert (result.photo.float() - large.float())[:, top:bottom, left:right].mean() > 5
+    assert set(result.report.timings_ms) == {"upscale", "detect", "brighten", "parse", "fuse"}
+    nothing = pipeline.process(torch.full((3, 90, 160), 128, dtype=torch.uint8), ["upscale", "enhance"])
+    assert nothing.report.notes == ["No face was found; the photo is upscaled, nothing else."]
+
+
+def test_what_would_become_too_large_is_upscaled_less_or_not_and_reported(pipeline: Pipeline) -> None:
+    photo = Photo.of(scene(0))  # 0.0768 megapixels
+    step = pipeline.steps["upscale"]
+    half = enlarge(step, photo, Params(scale=4), max_megapixels=1.0)
+    assert half.pixels.shape == (3, 480, 640)
+    assert half.notes == [
+        "upscale x4 of 320 x 240 pixels is more than this model or the limit of 1 megapixels (max_output_megapixels) "
+        "allows; x2 was done."
+    ]
+    kept = enlarge(step, photo, Params(scale=2), max_megapixels=0.3)
+    assert np.array_equal(kept.pixels, photo.pixels)
+    assert kept.notes[0].endswith("the photo keeps its size.")
+    limited = Pipeline(pipeline.detector, pipeline.steps, pipeline.parser, max_output_megapixels=0.3)
+    assert limited.process(scene(0), ["upscale"]).report.notes == kept.notes
+    assert enlarge(step, photo, Params(scale=2), max_megapixels=0.3072).pixels.shape == (3, 480, 640)
 
 
 def test_from_store_refusals(store: ModelStore, tmp_path: Path) -> None:

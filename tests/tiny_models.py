@@ -14,10 +14,13 @@ from rayface.systems.base import get_system
 from tests.scenes import scene
 
 
-def save_tiny_models(folder: Path, systems: tuple[str, ...] = ("enhancement", "parsing")) -> ModelStore:
+def save_tiny_models(
+    folder: Path, systems: tuple[str, ...] = ("enhancement", "parsing", "super_resolution")
+) -> ModelStore:
     """One version of each system in a store in `folder`; the same weights every time.
 
-    The enhancer is taught in a second to sharpen, as an untrained one returns its input; the parser is untrained.
+    The enhancer is taught in a second to sharpen, as an untrained one returns its input; the parser is untrained, and
+    the upscaler adds noise to the interpolated photo.
     """
     store = ModelStore(folder)
     for name in systems:
@@ -35,6 +38,9 @@ def _model(name: str) -> tuple[Any, dict[str, nn.Module]]:
     networks = system.build(config)
     if name == "enhancement":
         _teach_to_sharpen(networks["enhancer"], config.size)
+    if name == "super_resolution":
+        for head in networks["upscaler"].heads.values():  # type: ignore[union-attr, operator]
+            nn.init.normal_(head.weight, std=0.05)
     return config, {key: networks[key] for key in system.released}
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from rayface.errors import RayfaceError
 
+MAX_SIDE = 16_383  # WebP's largest; the other formats hold more
+
 
 def run_tiled(photo: Tensor, function: Callable[[Tensor], Tensor], scale: int, tile: int, reach: int) -> Tensor:
     """`function` over a photo in windows.
@@ -48,6 +50,9 @@ def _windows(length: int, tile: int, reach: int) -> Iterator[tuple[int, int, int
 
 
 def allowed_scale(height: int, width: int, wanted: int, scales: Collection[int], max_megapixels: float) -> int:
-    """The largest of `scales` up to `wanted` whose result has at most `max_megapixels`; 1 where none has."""
-    fitting = [s for s in scales if s <= wanted and height * width * s**2 <= max_megapixels * 1e6]
-    return max(fitting, default=1)
+    """The largest of `scales` up to `wanted` whose result has at most `max_megapixels` and `MAX_SIDE`; 1 for none."""
+
+    def fits(scale: int) -> bool:
+        return height * width * scale**2 <= max_megapixels * 1e6 and max(height, width) * scale <= MAX_SIDE
+
+    return max((scale for scale in scales if scale <= wanted and fits(scale)), default=1)

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from rayface.errors import RayfaceError
-from rayface.pipeline import Params
+from rayface.work import Params
 from serve.ingress import Ingress
 from serve.problems import Overloaded
 from serve.routes import Gate, create_app
@@ -54,6 +54,29 @@ def call(service: Failing, method: str, paths: list[str]) -> list[httpx.Response
             return [await client.request(method, path, content=b"x") for path in paths]
 
     return asyncio.run(run())
+
+
+class Telling(Failing):
+    """A service that answers with what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(RuntimeError())
+        self.settings = Settings(steps=("enhance", "upscale"))
+
+    async def process(
+        self, data: bytes, steps: list[str], params: Params, format: str, quality: int
+    ) -> tuple[bytes, dict[str, Any]]:
+        raise RayfaceError(f"{steps} {params.strength} {params.faces} {params.scale}")
+
+
+def test_parameters_of_the_url_arrive() -> None:
+    asked = ["steps=upscale&scale=4", "steps=enhance,+upscale&strength=0.5&faces=largest", "steps=upscale&scale=3"]
+    answers = call(Telling(), "POST", [f"/v1/process?{query}" for query in asked])
+    details = [answer.json()["detail"] for answer in answers]
+    assert details[0] == "['upscale'] 1.0 all 4"
+    assert details[1] == "['enhance', 'upscale'] 0.5 largest 2"
+    assert "query.scale" in details[2]
+    assert answers[2].status_code == 422
 
 
 @pytest.mark.parametrize("path", ["/v1/enhance", "/v1/detect", "/v1/parse"])

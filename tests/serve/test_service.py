@@ -52,6 +52,8 @@ def service(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "max_in_flight": MAX_IN_FLIGHT,
         "limits": {"max_bytes": MAX_BYTES, "max_pixels": 1_000_000},
         "max_faces": 8,
+        "steps": ["enhance", "upscale"],
+        "max_output_megapixels": 1.3,
     }
     serve.run(build(args), name="rayface", route_prefix="/")
     url = f"http://127.0.0.1:{port}"
@@ -145,11 +147,37 @@ def test_a_photo_without_faces_comes_back_unchanged_with_a_report(service: Runni
     assert report["notes"] == ["No face was found; the photo is unchanged."]
 
 
+def test_upscaling_gives_the_pixels_of_the_pipeline_within_the_limit(
+    service: Running, photo: torch.Tensor, png: bytes
+) -> None:
+    local = Pipeline.from_store(service.store, ["enhance", "upscale"])
+    for steps in ("upscale", "enhance,upscale"):
+        answer = service.client.post(f"/v1/process?steps={steps}&format=png", content=png)
+        assert answer.status_code == 200, answer.text
+        expected = local.process(photo, steps.split(","))
+        assert torch.equal(decode(answer.content), expected.photo)
+        report = service.client.get(f"/v1/reports/{answer.headers['x-request-id']}").json()
+        assert (report["width"], report["height"]) == (640, 480)
+        assert (report["input_width"], report["input_height"]) == (320, 240)
+        assert report["models"] == expected.report.models
+        assert report["changed"] == expected.report.changed == (steps != "upscale")
+    # x4 would be 1.2 megapixels; of a larger photo it is more than this service's 1.3, and x2 is not
+    large = encode(torch.full((3, 400, 500), 127, dtype=torch.uint8), "png")
+    answer = service.client.post("/v1/process?steps=upscale&scale=4&format=png", content=large)
+    assert answer.status_code == 200, answer.text
+    assert decode(answer.content).shape == (3, 800, 1000)
+    (note,) = service.client.get(f"/v1/reports/{answer.headers['x-request-id']}").json()["notes"]
+    assert "1.3 megapixels" in note
+    wrong = service.client.post("/v1/process?steps=upscale&scale=3", content=png)
+    check_problem(wrong, "invalid-request")
+
+
 def test_detect_and_parse(service: Running, photo: torch.Tensor, png: bytes) -> None:
     import base64
 
     from rayface.imaging.codec import decode_mask
-    from rayface.pipeline import Params, detect_faces, parse_faces
+    from rayface.pipeline import detect_faces, parse_faces
+    from rayface.work import Params
 
     local = Pipeline.from_store(service.store)
     (work,) = detect_faces(local.detector, [photo], [Params()], 8)
@@ -275,7 +303,7 @@ def test_concurrent_requests_share_batches_and_the_rest_is_turned_away(service: 
 
 def test_models_health_page_and_openapi(service: Running) -> None:
     models = {model["use"]: model for model in service.client.get("/v1/models").json()["models"]}
-    assert set(models) == {"detect", "enhance", "parse"}
+    assert set(models) == {"detect", "enhance", "upscale", "parse"}
     assert models["detect"]["licence"] == "MIT"
     info = service.store.info("enhancement")
     for key in ("name", "version", "licence", "sha256", "metrics"):
@@ -283,7 +311,9 @@ def test_models_health_page_and_openapi(service: Running) -> None:
     health = service.client.get("/healthz")
     assert health.status_code == 200
     assert health.json()["status"] == "ok"
-    assert set(health.json()["deployments"]) >= {"ingress", "detector", "enhancer", "parser", "fusion"}
+    assert set(health.json()["deployments"]) >= {
+        "ingress", "detector", "enhancer", "upscaler", "parser", "fusion",
+    }  # fmt: skip
     for path in ("/", "/docs"):
         page = service.client.get(path)
         assert page.headers["content-type"].startswith("text/html")
