@@ -107,7 +107,7 @@ def faces_of(path: Path | None) -> list[tuple[str, Tensor, Tensor]]:
         photo = drawn_photo()
         landmarks = torch.from_numpy(FFHQ_TEMPLATE) * 900 + torch.tensor([300.0, 150.0])
         return [("drawn", photo, similarity(landmarks, FFHQ_TEMPLATE, SIZE))]
-    from rayface.systems.detection import load_detector
+    from rayface.detector import load_detector
 
     detector, faces = load_detector(), []
     for file in sorted(f for f in path.iterdir() if f.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"}):

@@ -61,7 +61,7 @@ class PhotoStep(Protocol):
 
 
 class Detector(Protocol):
-    """`systems.detection.Detector`: photos uint8 [3, H, W] -> for each its boxes, landmarks and scores."""
+    """`detector.Detector`: photos uint8 [3, H, W] -> for each its boxes, landmarks and scores."""
 
     def detect(self, photos: list[Tensor]) -> Sequence[Any]: ...
 
@@ -299,16 +299,16 @@ def fuse(photo: Photo, work: Work | None, steps: Sequence[str]) -> Result:
 
 
 def default_models(steps: Sequence[str]) -> dict[str, str]:
-    """`{step: model name}` of `steps` and of the parser: a model is named as its system by default."""
+    """`{step: model name}` of `steps`, the detector and the parser: a model is named as its system by default."""
     from rayface.systems.base import SYSTEMS, get_system
 
     known = {step: name for name in SYSTEMS if (step := get_system(name).step_name)}
-    parse = known.pop("parse", "parsing")
-    return {name: known[name] for name in check_steps(steps, known)} | {"parse": parse}
+    stages = {use: known.pop(use) for use in ("detect", "parse")}  # every photo goes through them
+    return {name: known[name] for name in check_steps(steps, known)} | stages
 
 
 def load_step(store: "ModelStore", ref: str, device: str | torch.device = "cpu") -> Any:
-    """The serving step of a model in the store: a `Step`, or for the parsing system a `Parser`."""
+    """The serving step of a model in the store: a `Step`, for parsing a `Parser`, for detection a `Detector`."""
     from rayface.systems.base import get_system
 
     loaded = store.load(ref)
@@ -342,14 +342,13 @@ class Pipeline:
     ) -> "Pipeline":
         """A pipeline of the store's models.
 
-        `models` maps a step (or "parse") to a reference, `name` or `name@version`, where it is not the model
+        `models` maps a step (or "detect", "parse") to a reference, `name` or `name@version`, where it is not the model
         named as its system. Raises RayfaceError for an unknown step or a model that the store does not hold.
         """
-        from rayface.systems.detection import load_detector
-
         refs = {**default_models(steps), **(models or {})}
         made = {name: load_step(store, refs[name], device) for name in steps}
-        return cls(load_detector(), made, load_step(store, refs["parse"], device))
+        detector, parser = (load_step(store, refs[use], device) for use in ("detect", "parse"))
+        return cls(detector, made, parser)
 
     def process(self, photo: Tensor, steps: Sequence[str], params: Mapping[str, Any] | Params | None = None) -> Result:
         """Run `steps` on `photo`, uint8 [3, H, W], and on its faces.

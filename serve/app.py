@@ -39,7 +39,7 @@ def compose(settings: Settings) -> Application:
     settings = dataclasses.replace(settings, store=_absolute(settings.store), commercial_only=only)
     refs = resolve_models(settings)
     steps = {name: _step(name, settings).bind(settings, refs[name]) for name in settings.steps}
-    detector = _deploy(FaceDetector, "detector", settings, settings.detector).bind(settings)
+    detector = _deploy(FaceDetector, "detector", settings, settings.detector).bind(settings, refs["detect"])
     parser = _deploy(FaceParser, "parser", settings, settings.parser).bind(settings, refs["parse"])
     fusion = _deploy(Fusion, "fusion", settings, settings.fusion).bind(settings)
     in_memory = serve.deployment(
@@ -55,7 +55,7 @@ def compose(settings: Settings) -> Application:
 
 
 def resolve_models(settings: Settings) -> dict[str, str]:
-    """`{step or "parse": name@version}`: one version for all replicas, whatever is promoted meanwhile."""
+    """`{step, "detect" or "parse": name@version}`: one version for all replicas, whatever is promoted meanwhile."""
     from rayface.pipeline import default_models
     from rayface.store import open_store
 

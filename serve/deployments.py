@@ -43,11 +43,12 @@ class BatchedStage:
 class FaceDetector(BatchedStage):
     """Photos -> works with aligned crops."""
 
-    def __init__(self, settings: Settings) -> None:
-        from rayface.systems.detection import load_detector
+    def __init__(self, settings: Settings, ref: str) -> None:
+        from rayface.pipeline import load_step
+        from rayface.store import open_store
 
         super().__init__(settings.detector)
-        self._detector = load_detector(device=settings.detector.device)
+        self._detector = load_step(open_store(settings.store, settings.commercial_only), ref, settings.detector.device)
         self._max_faces = settings.max_faces
 
     async def __call__(self, photo: Photo, params: Params) -> Work:

@@ -161,14 +161,13 @@ def _parsed(work: Work) -> Json:
 
 
 def model_list(settings: Settings, refs: Mapping[str, str]) -> list[Json]:
-    """What /v1/models says of each model in use, the detector's among them."""
+    """What /v1/models says of each model in use."""
     from rayface.store import open_store
-    from rayface.systems.detection import RELEASE
 
     store = open_store(settings.store)
     keys = ("name", "version", "system", "licence", "terms", "commercial_use", "sha256", "dtype", "created", "metrics")
     models = []
-    for use, ref in {"detect": str(RELEASE), **refs}.items():
+    for use, ref in refs.items():
         info = store.info(ref)
         models.append({"use": use, **{key: info[key] for key in keys if key in info}})
     return models

@@ -36,7 +36,7 @@ class Settings:
 
     store: str | None = None  # model store; the release weights are behind it
     steps: tuple[str, ...] = ("enhance",)
-    models: dict[str, str] = field(default_factory=dict)  # step (or "parse") -> name or name@version
+    models: dict[str, str] = field(default_factory=dict)  # step (or "detect", "parse") -> name or name@version
     allowed_licences: tuple[str, ...] = ()  # if given, models under other licences are refused
     commercial_only: bool = False  # refuse models that do not state that commercial use is allowed
     limits: Limits = field(default_factory=lambda: Limits(20 * 1024 * 1024, 24_000_000))

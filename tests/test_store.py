@@ -117,8 +117,7 @@ def test_release_weights_load_and_state_their_terms() -> None:
         info = release.info(name)
         assert info["licence"] not in ("", "unstated")
         assert len((RELEASE_WEIGHTS / name / info["version"] / "README.md").read_text()) > 300
-        if name != "detection":  # the cascade is loaded by its own system file
-            assert release.load(name).networks
+        assert release.load(name).networks
 
 
 def test_the_default_store_has_the_release_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

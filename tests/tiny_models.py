@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, l1_loss
 
 from rayface.imaging.codec import to_float
-from rayface.store import ModelStore
+from rayface.store import RELEASE_WEIGHTS, ModelStore
 from rayface.systems.base import get_system
 from tests.scenes import scene
 
@@ -17,12 +17,12 @@ from tests.scenes import scene
 def save_tiny_models(
     folder: Path, systems: tuple[str, ...] = ("enhancement", "parsing", "super_resolution")
 ) -> ModelStore:
-    """One version of each system in a store in `folder`; the same weights every time.
+    """One version of each system in a store in `folder`, the release (its detector) behind it; the same every time.
 
     The enhancer is taught in a second to sharpen, as an untrained one returns its input; the parser is untrained, and
     the upscaler adds noise to the interpolated photo.
     """
-    store = ModelStore(folder)
+    store = ModelStore(folder, fallback=ModelStore(RELEASE_WEIGHTS))
     for name in systems:
         config, networks = _model(name)
         store.save(name, name, config, networks, details={"licence": "Apache-2.0"}, metrics={"tested": 1.0})

@@ -141,7 +141,7 @@ class CropMaker:
             return []
         tight = self.options.format in TIGHT_FORMATS
         if self._detector is None:
-            from rayface.systems.detection import DetectorConfig, load_detector
+            from rayface.detector import DetectorConfig, load_detector
 
             # a little smaller than wanted: the detector's idea of a face's size is rough
             least = max(24.0, 0.75 * self.options.min_face, TIGHT_FORMATS.get(self.options.format, 0))

@@ -17,3 +17,15 @@ def grid(rows: Sequence[Tensor], gap: int = 4) -> Tensor:
             top, left = gap + y * cell, gap + x * cell
             picture[:, top : top + size, left : left + size] = crop
     return picture
+
+
+def mark(crops: Tensor, points: Tensor) -> Tensor:
+    """Crops uint8 [N, 3, S, S] with green dots at points [N, P, 2], given in sides of the crop; a copy."""
+    size = crops.shape[-1]
+    marked, radius = crops.clone(), max(1, size // 64)
+    for crop, places in zip(marked, (points.cpu() * size).round().long().tolist(), strict=True):
+        for x, y in places:
+            if 0 <= x < size and 0 <= y < size:
+                rows = slice(max(0, y - radius), y + radius)
+                crop[:, rows, max(0, x - radius) : x + radius] = crop.new_tensor([0, 255, 0])[:, None, None]
+    return marked

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SYSTEMS = {
     "parsing": "rayface.systems.parsing:Parsing",
+    "detection": "rayface.systems.detection:Detection",
     "enhancement": "rayface.systems.enhancement:Enhancement",
     "recognition": "rayface.systems.recognition:Recognition",
     "super_resolution": "rayface.systems.super_resolution:SuperResolution",

@@ -1,210 +1,200 @@
-"""Face detection with five landmarks: a batched cascade of three networks (MTCNN, see `networks.mtcnn`).
+"""Detection (SPEC F1): the three networks of the cascade, trained on windows of aligned face crops.
 
-    from rayface.systems.detection import load_detector
-    faces = load_detector().detect([photo])[0]  # photo: uint8 [3, H, W]
-    faces.boxes, faces.landmarks, faces.scores
-
-Photos of one size go through the proposal network together; the candidates of all of them go through the other two
-in common batches. Nothing is padded or mixed between photos, so a photo's faces do not depend on its companions.
+`rayface.detector` runs them on photos; `data.windows` cuts and labels what they are trained on. Losses and their
+weights are those of MTCNN (K. Zhang et al., IEEE Signal Processing Letters 2016): cross-entropy of face or not,
+squared distances of box offsets and landmarks.
 """
 
-import hashlib
-import json
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from rayface.data.windows import draw_windows, face_boxes, place_faces, window_targets
+from rayface.detector import Detector, load_detector
 from rayface.errors import RayfaceError
-from rayface.imaging.boxes import shift, square, suppress
+from rayface.imaging.codec import to_float, to_uint8
 from rayface.imaging.pyramid import Pyramid
-from rayface.networks.mtcnn import Mtcnn, OutputNet, ProposalNet, RefinementNet
-from rayface.records import check_metadata
+from rayface.networks.mtcnn import Mtcnn, MtcnnConfig, OutputNet, RefinementNet
+from rayface.systems.base import Batch, ExportView, Networks, OptimizerSpec, Phase, PhaseState, System, SystemConfig
 
-RELEASE = Path(__file__).resolve().parents[2] / "weights" / "detection" / "1"
+if TYPE_CHECKING:
+    from rayface.data.dataset import FaceDataset
+    from rayface.store import LoadedModel
 
-CHUNK_PIXELS = 8_000_000  # photos in one pass of the proposal network: bounds memory
-CHUNK_WINDOWS = 512  # candidates in one pass of the other networks
-PROPOSAL_OVERLAP, REFINED_OVERLAP, FINAL_OVERLAP = 0.5, 0.7, 0.7
-WINDOW = ProposalNet.window
-
-
-@dataclass(frozen=True)
-class DetectorConfig:
-    """What is looked for, and how hard."""
-
-    min_face: float = 24  # side of the smallest face in px (of the photo, or of the reduced copy if it is larger)
-    max_side: int = 1280  # larger photos are searched in a copy reduced to this
-    thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)  # least probability after each network
-    pyramid_step: float = 0.709  # between sizes searched: halves the area
-    max_candidates: int = 400  # a photo, from the proposal network; the best are kept
-
-    def __post_init__(self) -> None:
-        if self.min_face < WINDOW or not 0.3 < self.pyramid_step < 0.95 or self.max_side < 48:
-            raise RayfaceError(
-                f"detector: min_face {self.min_face} must be at least {WINDOW}, pyramid_step {self.pyramid_step} "
-                f"between 0.3 and 0.95, max_side {self.max_side} at least 48."
-            )
+NETWORKS = ("proposal", "refinement", "output")
+LEAST_SIZE = 48  # of a crop: what the output network sees of a face
 
 
-@dataclass
-class Faces:
-    """The faces of one photo, best first, on the CPU."""
-
-    boxes: Tensor  # float32 [N, 4], x0 y0 x1 y1 in photo pixels; may reach beyond the photo
-    landmarks: Tensor  # float32 [N, 5, 2], records.LANDMARKS order, photo pixels
-    scores: Tensor  # float32 [N], probability
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-
-def load_detector(
-    path: str | Path | None = None, device: str | torch.device = "cpu", config: DetectorConfig | None = None
-) -> "Detector":
-    """The detector of a model folder (`model.safetensors`, `config.json`); the released one by default.
-
-    Raises RayfaceError: no such folder, a hash or definitions that do not match.
-    """
-    from safetensors.torch import load
-
-    folder = Path(path) if path is not None else RELEASE
-    try:
-        info = json.loads((folder / "config.json").read_text())
-        data = (folder / "model.safetensors").read_bytes()
-    except FileNotFoundError as error:
-        raise RayfaceError(
-            f"no detector in {folder} ({Path(error.filename).name} is missing); run from a checkout of rayface, or "
-            "give a folder made by `rayface train detection`.",
-            status=404,
-            kind="unknown-model",
-        ) from None
-    if hashlib.sha256(data).hexdigest() != info["sha256"]:
-        raise RayfaceError(f"{folder}: model.safetensors does not match its sha256; fetch it again.")
-    check_metadata(info.get("schema"), str(folder))
-    networks = Mtcnn()
-    networks.load_state_dict({key: value.float() for key, value in load(data).items()})
-    return Detector(networks, config, device, f"{info['name']}@{info['version']}")
+@dataclass(frozen=True, kw_only=True)
+class DetectionConfig(SystemConfig):
+    mtcnn: MtcnnConfig = field(default_factory=MtcnnConfig)
+    steps: int = 2_000
+    precision: Literal["bf16", "fp32"] = "fp32"  # landmarks are a fraction of a pixel, which bf16 would round away
+    learning_rate: float = 3e-4
+    windows: tuple[int, int, int] = (3, 3, 6)  # of each picture: showing the face, part of it, none
+    hard_windows: float = 0.7  # the hardest share of a picture's windows teaches face or none
+    box_weight: float = 0.5
+    landmark_weight: float = 1.0
+    sizes: tuple[float, float] = (0.4, 1.1)  # crops are scaled by this; small faces in a large picture
+    turn: float = 12.0  # and turned, standard deviation in degrees
+    jitter: float = 0.25  # brightness, contrast and saturation change by up to this factor
+    degrade: float = 0.3  # share of pictures that are made blurry, noisy or over-compressed first
 
 
-class Detector:
-    """The cascade. `model` is its name@version."""
+class Detection(System):
+    name = "detection"
+    config_class = DetectionConfig
+    columns = ("image", "landmarks")
+    released = NETWORKS
+    step_name = "detect"
 
-    def __init__(
-        self,
-        networks: Mtcnn,
-        config: DetectorConfig | None = None,
-        device: str | torch.device = "cpu",
-        model: str = "detection",
-    ) -> None:
-        self.networks = networks.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
-        self.config = config or DetectorConfig()
-        self.device = torch.device(device)
-        self.model = model
-
-    @torch.inference_mode()
-    def detect(self, photos: Sequence[Tensor], pad: float = 0.0) -> list[Faces]:
-        """The faces of each photo, uint8 [3, H, W].
-
-        `pad`: how far, as a fraction of the photo's longer side, to extend each border first (by replication),
-        for tight crops whose faces touch it. Raises RayfaceError for anything that is not such a photo.
-        """
-        for photo in photos:
-            _check(photo)
-        results: list[Faces | None] = [None] * len(photos)
-        for chunk in _chunks(photos):
-            stack = torch.stack([photos[index] for index in chunk]).to(self.device)
-            margin = round(pad * max(stack.shape[-2:]))
-            if margin:
-                stack = _extend(stack, margin)
-            for index, faces in zip(chunk, self._cascade(stack, margin), strict=True):
-                results[index] = faces
-        return [faces for faces in results if faces is not None]
-
-    def _cascade(self, photos: Tensor, margin: int) -> list[Faces]:
-        """All three networks on equally large photos, uint8 [B, 3, H, W]; coordinates lose `margin`."""
-        config, networks = self.config, self.networks
-        pyramid = Pyramid(photos, 2 * config.max_side)
-        boxes, owner = self._propose(pyramid)
-        boxes, owner, scores, _ = self._judge(networks.refinement, pyramid, boxes, owner, config.thresholds[1])
-        kept = suppress(boxes, scores, owner, REFINED_OVERLAP)
-        boxes, owner = boxes[kept], owner[kept]
-        boxes, owner, scores, landmarks = self._judge(networks.output, pyramid, boxes, owner, config.thresholds[2])
-        kept = suppress(boxes, scores, owner, FINAL_OVERLAP, of_smaller=True)
-        boxes, owner, scores, landmarks = boxes[kept], owner[kept], scores[kept], landmarks[kept]
-        # from the outer edge to the centre of the top left pixel
-        boxes, landmarks = boxes.cpu() - margin - 0.5, landmarks.cpu() - margin - 0.5
-        owner, scores = owner.cpu(), scores.cpu()
-        every = [owner == index for index in range(len(pyramid))]
-        return [Faces(boxes[own], landmarks[own], scores[own]) for own in every]
-
-    def _propose(self, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
-        """Candidate boxes [K, 4] from the proposal network and the photos they are of [K]."""
-        network, config = self.networks.proposal, self.config
-        empty = torch.zeros(0, device=self.device)
-        candidates = [(empty.reshape(0, 4), empty, empty.long())]
-        for height, width in _sizes(pyramid.height, pyramid.width, config):
-            logit, offsets = network(pyramid.resized(height, width))
-            probability = logit.sigmoid()
-            owner, y, x = (probability > config.thresholds[0]).nonzero(as_tuple=True)
-            corner = torch.stack([x, y], 1) * network.stride
-            boxes = torch.cat([corner, corner + network.window], 1) + network.window * offsets[owner, :, y, x]
-            boxes = boxes * boxes.new_tensor([pyramid.width / width, pyramid.height / height] * 2)
-            scores = probability[owner, y, x]
-            kept = suppress(boxes, scores, owner, PROPOSAL_OVERLAP, config.max_candidates)
-            candidates.append((boxes[kept], scores[kept], owner[kept]))
-        boxes, scores, owner = (torch.cat(parts) for parts in zip(*candidates, strict=True))
-        kept = suppress(boxes, scores, owner, REFINED_OVERLAP, config.max_candidates)
-        return boxes[kept], owner[kept]
-
-    def _judge(
-        self, network: RefinementNet | OutputNet, pyramid: Pyramid, boxes: Tensor, owner: Tensor, threshold: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What a network keeps of candidate boxes: corrected boxes, owners, scores, landmarks [K, 5, 2]."""
-        boxes = square(boxes)
-        windows = pyramid.windows(boxes, owner, network.window)
-        outputs = [network(part) for part in windows.split(CHUNK_WINDOWS)]
-        logit, offsets, *points = (torch.cat(parts) for parts in zip(*outputs, strict=True))
-        scores = logit.sigmoid()
-        sure = scores > threshold
-        corners, sides = boxes[sure, None, :2], (boxes[sure, 2:] - boxes[sure, :2])[:, None]
-        shares = points[0][sure].reshape(-1, 2, 5).transpose(1, 2) if points else boxes.new_zeros(0, 5, 2)
-        landmarks = corners + sides * shares if points else shares
-        return shift(boxes[sure], offsets[sure]), owner[sure], scores[sure], landmarks
-
-
-def _check(photo: Tensor) -> None:
-    if photo.dtype != torch.uint8 or photo.dim() != 3 or photo.shape[0] != 3 or not photo.numel():
-        raise RayfaceError(
-            f"a photo must be uint8 [3, H, W], not {str(photo.dtype).removeprefix('torch.')} {list(photo.shape)}."
+    def config(self, preset: str) -> DetectionConfig:
+        if preset == "tiny":
+            narrow = MtcnnConfig((6, 8, 16), (8, 12, 16, 32), (8, 16, 16, 32, 64))
+            return DetectionConfig(
+                size=64, global_batch=8, steps=20, mtcnn=narrow, windows=(2, 2, 4), checkpoint_every=10,
+                sample_every=20, log_every=1,
+            )  # fmt: skip
+        if preset == "small":
+            return DetectionConfig()
+        return DetectionConfig(
+            global_batch=64, steps=30_000, learning_rate=1e-3, loader_processes=8, checkpoint_every=1000
         )
 
+    def check(self, config: DetectionConfig) -> None:
+        super().check(config)
+        if config.size < LEAST_SIZE:
+            raise RayfaceError(f"size={config.size} must be at least {LEAST_SIZE}")
+        if min(config.windows) < 1:
+            raise RayfaceError(f"windows={config.windows}: at least one of each kind is needed")
+        if not 0 < config.sizes[0] <= config.sizes[1]:
+            raise RayfaceError(f"sizes={config.sizes}: give the smaller one, above 0, first")
+        if not 0 < config.hard_windows <= 1:
+            raise RayfaceError(f"hard_windows={config.hard_windows} must be above 0 and at most 1")
 
-def _extend(photos: Tensor, margin: int) -> Tensor:
-    """Photos with `margin` more pixels on every side, copies of the border (torch pads no uint8)."""
-    height, width = photos.shape[-2:]
-    y = torch.arange(-margin, height + margin, device=photos.device).clamp(0, height - 1)
-    x = torch.arange(-margin, width + margin, device=photos.device).clamp(0, width - 1)
-    return photos[:, :, y[:, None], x]
+    def build(self, config: DetectionConfig) -> dict[str, nn.Module]:
+        return dict(Mtcnn(config.mtcnn).named_children())
+
+    def optimizers(self, config: DetectionConfig) -> dict[str, OptimizerSpec]:
+        warmup = min(100, config.steps // 10)
+        return {
+            name: OptimizerSpec((name,), config.learning_rate, warmup_steps=warmup, decay="cosine") for name in NETWORKS
+        }
+
+    def phases(self, config: DetectionConfig) -> list[Phase]:
+        return [Phase(name, name, partial(self._loss, name)) for name in NETWORKS]
+
+    def _loss(self, name: str, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
+        """One network's loss on its windows of each picture (`prepare`), faces first, then parts, then none."""
+        config, windows = state.config, batch[name]
+        faces, parts, _ = config.windows
+        logit, offsets, *points = networks[name](windows.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        judged = logit.reshape(windows.shape[:2])
+        judged = torch.cat([judged[:, :faces], judged[:, faces + parts :]], 1)
+        truth = torch.zeros_like(judged)
+        truth[:, :faces] = 1
+        face = hard_mean(F.binary_cross_entropy_with_logits(judged, truth, reduction="none"), config.hard_windows)
+        box = _distance(offsets, batch["offsets"], faces + parts)
+        terms = {"face": face.mean(), "box": box.mean()}
+        loss = face + config.box_weight * box
+        if points:
+            landmarks = _distance(points[0], batch["landmarks"], faces + parts)
+            terms["landmarks"] = landmarks.mean()
+            loss = loss + config.landmark_weight * landmarks
+        terms["accuracy"] = ((judged > 0) == (truth > 0)).float().mean()
+        return loss.mean(), terms
+
+    def prepare(
+        self, batch: dict[str, Any], config: DetectionConfig, generators: Sequence[np.random.Generator]
+    ) -> Batch:
+        """Float windows `{network: [N, K, 3, side, side]}` and what they show: see `data.windows.window_targets`."""
+        from rayface.data.augmentation import jitter_colour
+        from rayface.data.degradation import DegradationConfig, degrade
+
+        pictures, landmarks = place_faces(batch["image"], batch["landmarks"], config.sizes, config.turn, generators)
+        images = jitter_colour(to_float(pictures), config.jitter, generators)
+        for index, random in enumerate(generators):
+            if random.random() < config.degrade:
+                images[index : index + 1] = degrade(images[index : index + 1], DegradationConfig(), [random])
+        boxes = face_boxes(landmarks)
+        windows = draw_windows(boxes, config.size, config.windows, generators)
+        offsets, points = window_targets(windows, boxes, landmarks)
+        return {**cut(to_uint8(images), windows), "offsets": offsets, "landmarks": points}
+
+    def evaluate(
+        self,
+        networks: Networks,
+        config: DetectionConfig,
+        dataset: "FaceDataset",
+        device: torch.device,
+        limit: int | None = None,
+    ) -> dict[str, Any]:
+        from rayface.evaluation.detection import detection_report
+
+        detectors = {"model": Detector(cascade(networks), device=device), "release": load_detector(device=device)}
+        return detection_report(detectors, dataset, config.global_batch, limit)
+
+    def sample_grid(self, networks: Networks, batch: Batch, config: DetectionConfig) -> Tensor:
+        """Windows that show a face: labelled landmarks above, found ones below."""
+        from rayface.evaluation.pictures import grid, mark
+
+        windows = batch["output"][:6, 0]
+        _, _, found = networks["output"](windows)
+        large = to_uint8(F.interpolate(windows.cpu(), scale_factor=4.0, mode="bilinear"))
+        return grid([mark(large, points.reshape(-1, 2, 5).mT) for points in (batch["landmarks"][:6, 0], found)])
+
+    def export_views(self, networks: Networks, config: DetectionConfig) -> dict[str, ExportView]:
+        outputs = ("logit", "offsets", "landmarks")
+        window = "a window around a candidate"
+        return {
+            "proposal": ExportView(networks["proposal"], LEAST_SIZE, outputs[:2], True, shows="a whole picture"),
+            "refinement": ExportView(networks["refinement"], RefinementNet.window, outputs[:2], shows=window),
+            "output": ExportView(networks["output"], OutputNet.window, outputs, shows=window),
+        }
+
+    def make_step(self, loaded: "LoadedModel", device: str | torch.device = "cpu") -> Detector:
+        return Detector(cascade(loaded.networks), device=device, model=loaded.ref)
 
 
-def _chunks(photos: Sequence[Tensor]) -> Iterator[list[int]]:
-    """Indices of equally large photos, at most CHUNK_PIXELS together (but at least one photo)."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for index, photo in enumerate(photos):
-        groups.setdefault((photo.shape[1], photo.shape[2]), []).append(index)
-    for (height, width), members in groups.items():
-        step = max(1, CHUNK_PIXELS // (height * width))
-        for first in range(0, len(members), step):
-            yield members[first : first + step]
+def cascade(networks: Networks) -> Mtcnn:
+    """The three networks as the one module that `Detector` takes; not copied."""
+    joined = Mtcnn()
+    for name in NETWORKS:
+        setattr(joined, name, networks[name])
+    return joined
 
 
-def _sizes(height: int, width: int, config: DetectorConfig) -> Iterator[tuple[int, int]]:
-    """Heights and widths at which a 12-px window shows the faces from the smallest wanted to the photo's size."""
-    scale = min(1.0, config.max_side / max(height, width)) * WINDOW / config.min_face
-    while min(height, width) * scale >= WINDOW:
-        yield math.ceil(height * scale), math.ceil(width * scale)
-        scale *= config.pyramid_step
+def cut(pictures: Tensor, windows: Tensor) -> Batch:
+    """Windows [N, K, 4] of pictures uint8 [N, 3, S, S] as each network sees them, float32 [N, K, 3, side, side].
+
+    Those of the last two are read as `Detector` reads them. The proposal network looks at whole reduced pictures there;
+    a window read twice as large and averaged is as free of aliasing.
+    """
+    count, each = windows.shape[:2]
+    pyramid = Pyramid(pictures, largest=pictures.shape[-1])
+    owner = torch.arange(count).repeat_interleave(each)
+    edges = windows.flatten(0, 1) + 0.5  # the pyramid counts from the outer edge of the first pixel
+    read = {side: pyramid.windows(edges, owner, side).unflatten(0, (count, each)) for side in (24, 48)}
+    halved = F.avg_pool2d(read[24].flatten(0, 1), 2).unflatten(0, (count, each))
+    return {"proposal": halved, "refinement": read[24], "output": read[48]}
+
+
+def hard_mean(losses: Tensor, share: float) -> Tensor:
+    """Mean of the hardest `share` of each row of [N, K], float [N].
+
+    MTCNN's online hard sample mining takes the hardest of a batch; those of each picture are the same on any number of
+    ranks.
+    """
+    return losses.topk(max(1, round(losses.shape[1] * share)), dim=1).values.mean(1)
+
+
+def _distance(found: Tensor, wanted: Tensor, count: int) -> Tensor:
+    """Mean squared distance over the first `count` windows of each picture: [N * K, D, ...], [N, K, D] -> [N]."""
+    squares = (found.reshape(wanted.shape).float() - wanted).square().sum(2)
+    return squares[:, :count].mean(1)

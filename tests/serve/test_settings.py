@@ -114,7 +114,7 @@ def test_command_line_refusals(arguments: list[str], message: str, capsys: pytes
     ("args", "message"),
     [
         ("models: {enhance: enhancement@99}", "no model 'enhancement@99'"),
-        ("models: {beautify: beauty}", "'beautify' is not in use; in use are enhance, parse"),
+        ("models: {beautify: beauty}", "'beautify' is not in use; in use are enhance, detect, parse"),
         ("steps: [beautify9]", "Unknown step 'beautify9'"),
         ("allowed_licences: [MIT]", "enhancement@1 has licence 'Apache-2.0'.*allows MIT"),
     ],
@@ -142,7 +142,11 @@ def test_models_are_pinned_to_their_version_at_the_start(tmp_path: Path) -> None
     from serve.app import resolve_models
 
     store = save_tiny_models(tmp_path / "store").uri
-    assert resolve_models(settings_from({"store": store})) == {"enhance": "enhancement@1", "parse": "parsing@1"}
+    assert resolve_models(settings_from({"store": store})) == {
+        "enhance": "enhancement@1",
+        "detect": "detection@1",
+        "parse": "parsing@1",
+    }
     folder = str(tmp_path / "store" / "enhancement" / "1")
-    named = {"store": store, "allowed_licences": ["Apache-2.0"], "models": {"enhance": folder}}
+    named = {"store": store, "allowed_licences": ["Apache-2.0", "MIT"], "models": {"enhance": folder}}
     assert resolve_models(settings_from(named))["enhance"] == folder

@@ -1,151 +1,132 @@
-"""The detector: finds drawn faces, does not depend on the batch, refuses what is no photo, can be trained."""
+"""Training of the detector: what the networks see, what they should say, that they learn it, what is served."""
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from rayface.data.synth import DrawnScene, draw_scene
+from rayface.data.dataset import FaceDataset
+from rayface.data.synth import draw_face
+from rayface.detector import Detector, load_detector
 from rayface.errors import RayfaceError
-from rayface.networks.mtcnn import Mtcnn
-from rayface.systems.detection import RELEASE, Detector, DetectorConfig, Faces, load_detector
+from rayface.imaging.pyramid import Pyramid
+from rayface.store import RELEASE_WEIGHTS, ModelStore
+from rayface.systems.base import get_system, resolve_config, sample_generators
+from rayface.systems.detection import NETWORKS, Detection, DetectionConfig, cascade, cut, hard_mean
+from rayface.training.loop import StepBatches, Training
+from rayface.training.workers import solo
 
 
-@pytest.fixture(scope="module")
-def detector() -> Detector:
-    return load_detector()
+def test_windows_show_what_they_cover_at_each_networks_size() -> None:
+    ramp = torch.arange(96, dtype=torch.uint8).expand(3, 96, 96).contiguous()  # each pixel's value is its x
+    windows = cut(ramp[None], torch.tensor([[[20.0, 30, 68, 78], [40.0, 40, 64, 64]]]))
+    assert {name: windows[name].shape[3] for name in NETWORKS} == {"proposal": 12, "refinement": 24, "output": 48}
+    for name in NETWORKS:
+        seen = (windows[name][0, :, 0] + 1) * 127.5
+        for window, (left, right) in zip(seen, ((20, 68), (40, 64)), strict=True):
+            half = (right - left) / window.shape[1] / 2
+            assert float(window.mean()) == pytest.approx((left + right) / 2, abs=0.6)
+            assert float(window[:, 0].mean()) == pytest.approx(left + half, abs=1)
+            assert float(window[:, -1].mean()) == pytest.approx(right - half, abs=1)
 
 
-@pytest.fixture(scope="module")
-def scenes() -> list[DrawnScene]:
-    return [draw_scene(0, index) for index in range(8)]
+def test_the_hardest_windows_of_each_picture_are_averaged() -> None:
+    losses = torch.tensor([[1.0, 4, 2, 3], [0, 0, 8, 0]])
+    assert hard_mean(losses, 0.5).tolist() == [3.5, 4.0]
+    assert hard_mean(losses, 1.0).tolist() == [2.5, 2.0]
 
 
-def errors(faces: Faces, landmarks: Tensor) -> Tensor:
-    """For each labelled face the nearest detection's mean point distance over the eye distance."""
-    if not len(faces):
-        return torch.full((len(landmarks),), torch.inf)
-    eyes = (landmarks[:, 0] - landmarks[:, 1]).norm(dim=1)
-    distance = (faces.landmarks[:, None] - landmarks[None]).norm(dim=3).mean(2)
-    return distance.min(0).values / eyes
+def test_labels_agree_with_the_released_networks() -> None:
+    """The released networks, trained by others, take our windows for what we say they show."""
+    system = Detection()
+    config = DetectionConfig(degrade=0, jitter=0, size=128)
+    faces = [draw_face(3, index, 128) for index in range(16)]
+    batch = {
+        "image": torch.stack([face.image for face in faces]),
+        "landmarks": torch.stack([torch.from_numpy(face.landmarks) for face in faces]),
+    }
+    batch = system.prepare(batch, config, sample_generators(0, 0, range(16), "detection"))
+    networks = ModelStore(RELEASE_WEIGHTS).load("detection").networks
+    shown = config.windows[0]
+    with torch.no_grad():
+        for name in NETWORKS:
+            logit, offsets, *points = networks[name](batch[name].flatten(0, 1))
+            probability = logit.sigmoid().reshape(16, -1)
+            assert float((probability[:, :shown] > 0.5).float().mean()) > 0.75, name
+            assert float((probability[:, sum(config.windows[:2]) :] < 0.5).float().mean()) > 0.8, name
+            wanted = batch["offsets"][:, :shown]
+            error = offsets.reshape(batch["offsets"].shape)[:, :shown] - wanted
+            assert float(error.abs().median()) < 0.9 * float(wanted.abs().median()), name
+        error = points[0].reshape(batch["landmarks"].shape)[:, :shown] - batch["landmarks"][:, :shown]
+        assert float(error.abs().median()) < 0.05  # window sides
 
 
-def test_drawn_faces_are_found(detector: Detector, scenes: list[DrawnScene]) -> None:
-    found = detector.detect([scene.photo for scene in scenes])
-    measured = torch.cat([errors(f, s.landmarks) for f, s in zip(found, scenes, strict=True)])
-    hits = measured < 0.25
-    assert float(hits.float().mean()) >= 0.8
-    assert float(measured[hits].median()) < 0.1
-    assert sum(map(len, found)) <= len(measured) + 2  # hardly anything else is taken for a face
-    for faces in found:
-        assert faces.scores.tolist() == sorted(faces.scores.tolist(), reverse=True)
-        assert faces.boxes.shape == (len(faces), 4)
-        assert faces.landmarks.shape == (len(faces), 5, 2)
-        inside = (faces.landmarks >= faces.boxes[:, None, :2]) & (faces.landmarks <= faces.boxes[:, None, 2:])
-        assert float(inside.float().mean()) > 0.95
+def test_training_from_scratch_lowers_every_networks_loss(drawn_faces: str) -> None:
+    system = get_system("detection")
+    config = resolve_config(system, "tiny", ["steps=60", "learning_rate=3e-3"])
+    training = Training.start(system, config, solo())
+    batches = StepBatches(system, config, FaceDataset(drawn_faces, None, config.size), solo())
+    metrics = [training.run_step(batches[step]) for step in range(config.steps)]
+
+    def mean(name: str, part: slice) -> float:
+        return float(torch.stack([values[name] for values in metrics[part]]).mean())
+
+    for name in NETWORKS:
+        assert mean(f"loss/{name}", slice(-10, None)) < 0.8 * mean(f"loss/{name}", slice(10)), name
+    assert mean("output/landmarks", slice(-10, None)) < 0.3 * mean("output/landmarks", slice(10))
 
 
-def test_faces_do_not_depend_on_the_batch(detector: Detector, scenes: list[DrawnScene]) -> None:
-    photos = [scene.photo for scene in scenes[:4]] + [scenes[4].photo[:, :400, :500]]
-    together = detector.detect([*photos, photos[0]])
-    for photo, batched in zip([*photos, photos[0]], together, strict=True):
-        alone = detector.detect([photo])[0]
-        assert len(alone) == len(batched) > 0
-        assert torch.allclose(alone.boxes, batched.boxes, atol=1e-3)
-        assert torch.allclose(alone.landmarks, batched.landmarks, atol=1e-3)
-        assert torch.allclose(alone.scores, batched.scores, atol=1e-5)
+def test_detection_is_served_as_any_model_of_the_store(tmp_path: Path) -> None:
+    """A stored cascade of other widths finds what it found before; the release is reached by its name."""
+    from rayface.pipeline import load_step
+    from rayface.store import open_store
+
+    faces = [draw_face(1, index, 128).image for index in range(2)]
+    released = load_step(open_store(tmp_path), "detection")
+    assert isinstance(released, Detector)
+    assert released.model == "detection@1"
+    for ours, theirs in zip(released.detect(faces), load_detector().detect(faces), strict=True):
+        assert torch.equal(ours.landmarks, theirs.landmarks)
+        assert len(ours) == 1
+
+    system = get_system("detection")
+    config = system.config("tiny")
+    networks = system.build(config)
+    store = ModelStore(tmp_path)
+    store.save("detection", "detection", config, networks)
+    loaded = store.load("detection").networks
+    windows = Pyramid(faces[0][None], 128).windows(torch.tensor([[10.0, 10, 110, 110]]), torch.tensor([0]), 48)
+    assert torch.equal(loaded["output"](windows)[2], networks["output"](windows)[2])
+    assert load_step(store, "detection").model == "detection@1"
+    assert load_detector(tmp_path / "detection" / "1").networks.output(windows)[2].shape == (1, 10)
 
 
-@pytest.mark.parametrize("factor", [2.0, 5.0])
-def test_large_photos_are_searched_reduced(detector: Detector, scenes: list[DrawnScene], factor: float) -> None:
-    scene = scenes[1]
-    large = functional.interpolate(scene.photo[None], scale_factor=factor, mode="bilinear")[0]
-    landmarks = (scene.landmarks + 0.5) * factor - 0.5
-    assert float(errors(detector.detect([large])[0], landmarks).median()) < 0.1
+def test_evaluation_stands_beside_the_release_and_the_grid_is_a_picture(drawn_faces: str) -> None:
+    system = get_system("detection")
+    config = resolve_config(system, "tiny", [])
+    dataset = FaceDataset(drawn_faces, None, config.size)
+    released = ModelStore(RELEASE_WEIGHTS).load("detection").networks
+    report = system.evaluate(released, config, dataset, torch.device("cpu"), 8)
+    assert report["crops"]["model"]["error_change_percent"]["value"] == 0
+    batch: dict[str, Tensor] = StepBatches(system, config, dataset, solo())[0]
+    picture = system.sample_grid(released, batch, config)
+    assert picture.dtype == torch.uint8
+    assert picture.shape[0] == 3
+    green = (picture == torch.tensor([0, 255, 0], dtype=torch.uint8)[:, None, None]).all(0)
+    assert int(green.sum()) > 100  # landmarks are marked
+    assert cascade(released).output is released["output"]
 
 
-def test_padding_moves_nothing(detector: Detector, scenes: list[DrawnScene]) -> None:
-    scene = scenes[1]
-    plain, padded = (detector.detect([scene.photo], pad=pad)[0] for pad in (0.0, 0.2))
-    assert float(errors(padded, plain.landmarks).median()) < 0.1  # the margin itself would be twenty times that
-
-
-def test_padding_finds_a_face_cut_close(detector: Detector, scenes: list[DrawnScene]) -> None:
-    scene = scenes[1]
-    points = scene.landmarks[0]
-    unit = float((points[0] - points[1]).norm())
-    x0, y0 = (int(v) for v in points.amin(0) - 0.35 * unit)
-    x1, y1 = (int(v) for v in points.amax(0) + 0.35 * unit)
-    tight = scene.photo[:, max(0, y0) : y1, max(0, x0) : x1]
-    tight = functional.interpolate(tight[None], scale_factor=2.0, mode="bilinear")[0]
-    assert len(detector.detect([tight], pad=0.5)[0]) == 1
-
-
-def test_nothing_is_found_in_nothing(detector: Detector) -> None:
-    flat = torch.full((3, 120, 160), 128, dtype=torch.uint8)
-    sliver = torch.zeros(3, 5, 300, dtype=torch.uint8)
-    pixel = torch.zeros(3, 1, 1, dtype=torch.uint8)
-    for faces in detector.detect([flat, sliver, pixel]):
-        assert len(faces) == 0
-        assert faces.landmarks.shape == (0, 5, 2)
-    assert detector.detect([]) == []
-
-
-@pytest.mark.parametrize("photo", [torch.zeros(3, 40, 40), torch.zeros(1, 40, 40, dtype=torch.uint8)])
-def test_what_is_no_photo_is_refused(detector: Detector, photo: Tensor) -> None:
-    with pytest.raises(RayfaceError, match=r"uint8 \[3, H, W\]"):
-        detector.detect([photo])
-
-
-def test_settings_are_checked() -> None:
-    with pytest.raises(RayfaceError, match="min_face 4"):
-        DetectorConfig(min_face=4)
-
-
-def test_a_changed_or_missing_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RayfaceError, match=r"config\.json is missing"):
-        load_detector(tmp_path)
-    copy = tmp_path / "1"
-    shutil.copytree(RELEASE, copy)
-    assert load_detector(copy).model == "detection@1"
-    data = bytearray((copy / "model.safetensors").read_bytes())
-    data[-1] ^= 1
-    (copy / "model.safetensors").write_bytes(data)
-    with pytest.raises(RayfaceError, match="sha256"):
-        load_detector(copy)
-    info = json.loads((RELEASE / "config.json").read_text())
-    info["schema"]["rayface.landmarks"] = "[]"
-    shutil.copy(RELEASE / "model.safetensors", copy)
-    (copy / "config.json").write_text(json.dumps(info))
-    with pytest.raises(RayfaceError, match=r"rayface\.landmarks"):
-        load_detector(copy)
-
-
-def test_the_networks_learn() -> None:
-    torch.manual_seed(0)
-    networks = Mtcnn()
-    x, labels = torch.rand(16, 3, 48, 48) * 2 - 1, torch.arange(16) % 2
-    x[labels == 1] += 0.5
-    losses = []
-    for _ in range(30):
-        logits = [
-            networks.proposal(functional.interpolate(x, 12, mode="area"))[0][:, 0, 0],
-            networks.refinement(functional.interpolate(x, 24, mode="area"))[0],
-            networks.output(x)[0],
-        ]
-        targets = labels.float().expand(3, -1)
-        loss = 3 * functional.binary_cross_entropy_with_logits(torch.stack(logits), targets)
-        networks.zero_grad()
-        loss.backward()
-        with torch.no_grad():  # plain descent: torch.optim costs seconds of import
-            for parameter in networks.parameters():
-                if parameter.grad is not None:
-                    parameter -= 0.2 * parameter.grad
-        losses.append(loss.item())
-    assert losses[-1] < 0.7 * losses[0]
-    trained = [p for name, p in networks.named_parameters() if name.split(".")[1] not in {"offsets", "landmarks"}]
-    assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in trained)
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("windows=2,0,4", "at least one of each kind"),
+        ("size=32", "size=32 must be at least 48"),
+        ("sizes=1.2,0.5", "the smaller one"),
+        ("hard_windows=0", "hard_windows=0"),
+    ],
+)
+def test_settings_are_checked(setting: str, message: str) -> None:
+    with pytest.raises(RayfaceError, match=message):
+        resolve_config(get_system("detection"), "tiny", [setting])
