@@ -5,10 +5,10 @@ import sys
 from rayface.cli import main
 
 
-def run(command: str) -> None:
-    """`rayface COMMAND ...` with this process's arguments.
+def run(*command: str) -> None:
+    """`rayface COMMAND ...` (a command may be of two words) with this process's arguments.
 
     Ray sets RAY_ADDRESS for a job's driver; code comes from the job's working dir (or the image) on every node.
     """
-    sys.argv = ["rayface", command, *sys.argv[1:]]
+    sys.argv = ["rayface", *command, *sys.argv[1:]]
     main()

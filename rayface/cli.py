@@ -10,6 +10,7 @@ import typer
 from rayface import __version__
 from rayface.data.cli import app as data_app
 from rayface.errors import RayfaceError
+from rayface.labelling.cli import label as data_label
 
 app = typer.Typer(
     name="rayface",
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 models_app = typer.Typer(help="The model store: list, show, promote, import, export.", no_args_is_help=True)
+data_app.command("label")(data_label)
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 

@@ -37,7 +37,7 @@ LAYERS = (
     ("systems",),
     ("store",),
     ("training", "evaluation", "pipeline", "exchange"),
-    ("apply",),
+    ("apply", "labelling"),
     ("cli",),
 )
 WITHOUT_RAY = ("errors", "records", "randomness", "configuration", "imaging", "networks", "pretrained")

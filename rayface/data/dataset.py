@@ -29,13 +29,17 @@ COLUMNS = (
     "mask",
     "facial_hair_mask",
     "attributes",
+    "embedding",
+    "sharpness",
     IDENTITY_INDEX,
 )
 _HOW_TO_GET = {
-    "mask": "masks come with --format celebamask, or with drawn faces (`rayface data synth`)",
+    "mask": "masks come with --format celebamask, with drawn faces (`rayface data synth`) or `rayface data label`",
     "facial_hair_mask": "facial-hair masks come with drawn faces (`rayface data synth`)",
-    "attributes": "attributes come with --format celeba and its label files, or with drawn faces",
-    "identity": "identities come with --format identity, with celeba's label files, or with drawn faces",
+    "attributes": "attributes come with --format celeba and its label files, drawn faces or `rayface data label`",
+    "identity": "identities come with --format identity, celeba's label files, drawn faces or `rayface data label`",
+    "embedding": "embeddings come with `rayface data label`",
+    "sharpness": "sharpness comes with `rayface data label`",
 }
 
 Key = TypeVar("Key")
@@ -107,8 +111,9 @@ class FaceDataset:
         """Some faces, in the order asked for.
 
         Gives for each of `columns`: image uint8 [N, 3, S, S]; mask and facial_hair_mask uint8 [N, S, S];
-        landmarks float32 [N, 5, 2] in crop pixels; attributes int8 [N, 40] (1 yes, -1 no, 0 unknown); identity_index
-        int64 [N], the place among the sorted identities of the chosen split, -1 where unknown; id,
+        landmarks float32 [N, 5, 2] in crop pixels; attributes int8 [N, 40] (1 yes, -1 no, 0 unknown); embedding
+        float32 [N, D] of unit length; sharpness float32 [N], NaN where it was not measured; identity_index int64
+        [N], the place among the sorted identities of the chosen split, -1 where unknown; id,
         identity, source and split as lists. Images are scaled with antialiasing, masks to the nearest.
 
         Raises RayfaceError for an unknown column, an index outside the dataset or a mask that is not there.
@@ -175,7 +180,8 @@ class FaceDataset:
         path = f"{self._folder}/{self._shard_names[shard]}"
         file = self._files.get(shard, lambda: shards.open_shard(path, self._filesystem))
         try:
-            return file.read_row_group(group, columns=list(columns), use_threads=False)
+            table = file.read_row_group(group, columns=list(columns), use_threads=False)
+            return shards.with_columns(table, columns)
         except (pa.ArrowException, OSError) as error:
             raise RayfaceError(f"{path} cannot be read ({error}).", kind="broken-dataset") from error
 
@@ -183,17 +189,21 @@ class FaceDataset:
         if column == "image":
             images = torch.stack([codec.decode(value) for value in values])
             return resize_images(images, self.size)
-        if column in ("mask", "facial_hair_mask"):
+        if column in ("mask", "facial_hair_mask", "embedding"):
             if any(value is None for value in values):
                 raise RayfaceError(
                     f"A face of {self.path} has no {column}; open the dataset with require=({column!r},), "
                     "which leaves such faces out.",
                     kind="missing-column",
                 )
+            if column == "embedding":
+                return torch.tensor(values, dtype=torch.float32)
             return resize_masks(torch.stack([codec.decode_mask(value) for value in values]), self.size)
         if column == "landmarks":
             points = torch.tensor(values, dtype=torch.float32).reshape(-1, 5, 2)
             return scale_points(points, self.size / self.stored_size)
+        if column == "sharpness":
+            return torch.tensor([float("nan") if value is None else value for value in values], dtype=torch.float32)
         if column == "attributes":
             unknown = [0] * len(records.ATTRIBUTES)
             rows = [unknown if value is None else value for value in values]

@@ -10,10 +10,9 @@ import dataclasses
 import functools
 import io
 import json
-import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,12 @@ from pyarrow import fs
 from rayface import records, storage
 from rayface.data import shards
 from rayface.data.crops import CropMaker, CropOptions, Rejection
+from rayface.data.passes import Tell, as_value, claim, run_pass
 from rayface.data.sources import Item, Source, find_items
 from rayface.errors import RayfaceError
-from rayface.ray_session import connect
 
 PLAN = "ingest.json"  # what the data set is being made from; compared when an ingest is resumed
 REJECTED_KEY = "rayface.rejected"
-_TELL_SECONDS = 5.0
-
-Tell = Callable[[str], None]
 
 
 def ingest(
@@ -79,7 +75,7 @@ def ingest(
         tell(f"{source}: {note}")
     filesystem, folder = storage.open_filesystem(out)
     plan = _plan(options, chunk, found)
-    _claim(filesystem, folder, plan)
+    claim(filesystem, folder, plan, PLAN)
     shards.remove_temporary(filesystem, folder)
     chunks = [found.items[start : start + chunk] for start in range(0, len(found.items), chunk)]
     finished = set(shards.list_shards(filesystem, folder))
@@ -117,35 +113,6 @@ def _plan(options: CropOptions, chunk: int, found: Source) -> dict[str, Any]:
     }
 
 
-def _claim(filesystem: fs.FileSystem, folder: str, plan: dict[str, Any]) -> None:
-    """Write the plan down, or check that what is there was made by the same one."""
-    try:
-        with filesystem.open_input_stream(f"{folder}/{PLAN}") as stream:
-            old = json.loads(stream.read())
-    except FileNotFoundError:
-        held = [info.base_name for info in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))]
-        if shards.MANIFEST in held or any(name.endswith(".parquet") for name in held):
-            raise RayfaceError(
-                f"{folder} holds another data set; choose another folder or delete it.",
-                status=409,
-                kind="dataset-exists",
-            ) from None
-        storage.write_bytes(json.dumps(plan, indent=1).encode(), f"{folder}/{PLAN}", filesystem)
-        return
-    except (OSError, ValueError) as error:
-        raise RayfaceError(
-            f"{folder} cannot be written to or gone on with ({error}); choose another folder.", kind="unwritable"
-        ) from error
-    changed = [f"{key} ({old.get(key)} then, {value} now)" for key, value in plan.items() if old.get(key) != value]
-    if changed:
-        raise RayfaceError(
-            f"{folder} was begun with other photos or options: {', '.join(changed)}. Use the same ones to go on, "
-            "choose another folder, or delete it ('source' is a digest of the photos, their sizes and labels).",
-            status=409,
-            kind="dataset-exists",
-        )
-
-
 @functools.lru_cache(maxsize=1)
 def _crop_maker(options: CropOptions, source: str) -> CropMaker:
     """Kept from task to task: Ray runs them in the same worker processes, which so load the detector once."""
@@ -162,20 +129,14 @@ def write_chunk(chunk: dict[str, Any]) -> dict[str, Any]:
     try:
         path = f"{folder}/{shards.shard_name(chunk['shard'])}"
         shards.write_shard(faces, path, filesystem, {REJECTED_KEY: json.dumps(rejected)})
-    except RayfaceError as caught:  # handed over as a value: Ray would wrap it in an error of its own
-        error = json.dumps([str(caught), caught.status, caught.kind])
-    return {"photos": len(items), "faces": len(faces), "error": error}
+    except RayfaceError as caught:
+        error = as_value(caught)
+    return {"done": len(items), "faces": len(faces), "error": error}
 
 
 def _run(
     todo: dict[int, list[Item]], options: CropOptions, source: str, out: str, workers: int | None, tell: Tell
 ) -> None:
-    import ray.data
-
-    connect(quiet=True)
-    # The driver tells the progress itself; warnings here are about bars and logs.
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
     common = {
         "options": json.dumps(dataclasses.asdict(options)),
         "source": storage.absolute(source),
@@ -185,30 +146,7 @@ def _run(
         {"shard": number, "items": json.dumps([dataclasses.asdict(item) for item in items]), **common}
         for number, items in todo.items()
     ]
-    results = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map(
-        write_chunk, num_cpus=1, concurrency=workers
-    )
-    total = sum(len(items) for items in todo.values())
-    for line in _progress(results.iter_rows(), total):
-        tell(line)
-
-
-def _progress(results: Any, total: int) -> Iterator[str]:
-    """Lines about how far it is, while results come; the first error stops."""
-    began = told = time.monotonic()
-    photos = faces = 0
-    for result in results:
-        if result["error"]:
-            message, status, kind = json.loads(result["error"])
-            raise RayfaceError(message, status=status, kind=kind)
-        photos += result["photos"]
-        faces += result["faces"]
-        now = time.monotonic()
-        if now - told >= _TELL_SECONDS or photos == total:
-            told = now
-            rate = photos / (now - began)
-            left = (total - photos) / rate
-            yield f"{photos} of {total} photos, {faces} faces, {rate:.0f} photos/s, {left:.0f} s left"
+    run_pass(write_chunk, chunks, sum(len(items) for items in todo.values()), "photos", tell, workers)
 
 
 def _write_rejected(filesystem: fs.FileSystem, folder: str, found: Source) -> list[Rejection]:

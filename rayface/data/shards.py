@@ -4,6 +4,8 @@ A dataset is a folder (or a bucket address, through `pyarrow.fs`) of `shard-0000
 `dataset.json`, which is written last: a folder without it is unfinished.
 """
 
+import csv
+import io
 import json
 import re
 from collections import Counter
@@ -22,7 +24,7 @@ from rayface.terms import dataset_terms
 MANIFEST = "dataset.json"
 REJECTED = "rejected.csv"
 ROW_GROUP_ROWS = 16  # small: a random access reads one row group
-OPTIONAL_COLUMNS = ("mask", "facial_hair_mask", "attributes", "identity")
+OPTIONAL_COLUMNS = ("mask", "facial_hair_mask", "attributes", "identity", "embedding", "sharpness")
 
 _SHARD_NAME = re.compile(r"shard-\d{5,}\.parquet")
 
@@ -77,15 +79,24 @@ def write_shard(
 
 
 def read_columns(path: str, filesystem: fs.FileSystem, columns: Sequence[str]) -> pa.Table:
-    """Some columns of one shard.
+    """Some columns of one shard; a nullable one that an older shard lacks is null.
 
     Raises RayfaceError when the shard is missing, broken or made with other definitions.
     """
     with open_shard(path, filesystem) as shard:
         try:
-            return shard.read(columns=list(columns), use_threads=False)
+            return with_columns(shard.read(columns=list(columns), use_threads=False), columns)
         except (pa.ArrowException, OSError) as error:
             raise _broken(path, error) from error
+
+
+def with_columns(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """`table` with exactly `columns`, in that order; nullable ones of the schema that it lacks are null."""
+    for column in columns:
+        field = records.FACE_SCHEMA.field(column)
+        if column not in table.column_names and field.nullable:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table.select(list(columns))
 
 
 def open_shard(path: str, filesystem: fs.FileSystem) -> pq.ParquetFile:
@@ -111,13 +122,14 @@ def write_manifest(
     options: Mapping[str, Any] | None = None,
     rejected: Mapping[str, int] | None = None,
     terms: Mapping[str, Any] | None = None,
+    further: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Count what the shards in `folder` hold and write `dataset.json`; call it when all are written.
 
     `format` names where the faces come from, `size` is their side in pixels, `options` what they were made
     with, `rejected` how many pictures were left out, by reason, and `terms` overrides what is known of the terms
-    of `format` (`terms`, `commercial_use`; see `rayface.terms`). Nothing in the file depends on when or
-    where it was made, so the same data has the same digest. Gives the manifest.
+    of `format` (`terms`, `commercial_use`; see `rayface.terms`); `further` are more keys. Nothing in the file
+    depends on when or where it was made, so the same data has the same digest. Gives the manifest.
     """
     if filesystem is None:
         filesystem, folder = open_filesystem(folder)
@@ -141,6 +153,7 @@ def write_manifest(
         "options": dict(options or {}),
         "rejected": dict(rejected or {}),
         "shards": shards,
+        **(further or {}),
     }
     write_bytes(json.dumps(manifest, indent=1).encode(), f"{folder}/{MANIFEST}", filesystem)
     return manifest
@@ -171,6 +184,16 @@ def read_manifest(folder: str, filesystem: fs.FileSystem) -> dict[str, Any]:
         raise _broken(path, error) from error
     records.check_metadata(manifest["rayface"], path)
     return manifest
+
+
+def read_rejected(folder: str, filesystem: fs.FileSystem) -> list[list[str]]:
+    """The rows (id, reason, detail) of a data set's rejected.csv; none where it has no such file."""
+    try:
+        with filesystem.open_input_stream(f"{folder}/{REJECTED}") as stream:
+            text = stream.read().decode("utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return []
+    return list(csv.reader(io.StringIO(text)))[1:]
 
 
 def _broken(path: str, error: Exception) -> RayfaceError:

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 # The photos that `rayface data fetch celeba-mini` gives; the project's CelebA splits are defined on them.
 _CELEBA_FIRST = 999
@@ -57,3 +57,14 @@ def celeba_splits(photos: Iterable[str], identity: Mapping[str, str], official: 
 def _celeba_split_by_number(photo: str) -> str:
     number = int(photo)
     return "test" if number >= 850 else "validation" if number >= 800 else "train"
+
+
+def unit_split(splits: Collection[str], key: str, rule: str) -> str:
+    """The one split of faces that must stay together, a person or copies of a photo.
+
+    `rule` "hash" is `hashed_split` of `key`; "keep" the strictest of the `splits` they are in: test, then
+    validation, so that a test set only grows and nothing tested was trained on.
+    """
+    if rule == "hash":
+        return hashed_split(key)
+    return next(split for split in ("test", "validation", "train") if split in splits)

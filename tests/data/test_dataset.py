@@ -151,7 +151,14 @@ def test_the_manifest_counts(folder: str) -> None:
     assert manifest["faces"] == 70
     assert manifest["splits"] == {"train": 56, "validation": 0, "test": 14}
     assert manifest["identities"] == 35
-    assert manifest["columns"] == {"mask": 46, "facial_hair_mask": 0, "attributes": 46, "identity": 70}
+    assert manifest["columns"] == {
+        "mask": 46,
+        "facial_hair_mask": 0,
+        "attributes": 46,
+        "identity": 70,
+        "embedding": 0,
+        "sharpness": 0,
+    }
     assert manifest["shards"][2] == {"name": "shard-00002.parquet", "rows": 10}
 
 
@@ -267,3 +274,26 @@ def test_leftovers_of_killed_writers_are_no_shards(tmp_path: Path) -> None:
 def test_indices_may_be_arrays(folder: str) -> None:
     batch = FaceDataset(folder).batch(np.array([3, 4], np.int64), ("id",))
     assert batch["id"] == ["003.png", "004.png"]
+
+
+def test_older_shards_lack_newer_columns_and_read_as_unknown(tmp_path: Path) -> None:
+    folder = write(tmp_path, [face(n) for n in range(4)])
+    shard = tmp_path / "shard-00000.parquet"
+    table = pq.read_table(shard)
+    old = table.drop_columns(["embedding", "sharpness"])
+    pq.write_table(old, shard, row_group_size=shards.ROW_GROUP_ROWS)
+    faces = FaceDataset(folder)
+    assert faces.batch([1, 2], ("image", "sharpness"))["sharpness"].isnan().all()
+    with pytest.raises(RayfaceError, match="rayface data label"):
+        FaceDataset(folder, require=("embedding",))
+    filesystem, inner = storage.open_filesystem(folder)
+    counted = shards.write_manifest(inner, filesystem, format="test", size=SIZE)
+    assert counted["columns"]["embedding"] == 0
+
+
+def test_embeddings_and_sharpness_are_read_back(tmp_path: Path) -> None:
+    folder = write(tmp_path, [face(n, embedding=[float(n), 1.0], sharpness=n / 4) for n in range(4)])
+    batch = FaceDataset(folder).batch([3, 0], ("embedding", "sharpness"))
+    assert batch["embedding"].tolist() == [[3, 1], [0, 1]]
+    assert batch["embedding"].dtype == torch.float32
+    assert batch["sharpness"].tolist() == [0.75, 0]

@@ -1,0 +1,252 @@
+"""One pass over what is known of all faces: who is one person, what is the same photo again, who is in which split."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from rayface import storage
+from rayface.data import shards
+from rayface.data.grouping import THUMBNAIL_SIDE, Pairs, alike, connected, fingerprints, kept_once, person_groups
+from rayface.data.splits import unit_split
+from rayface.errors import RayfaceError
+
+SAME_PERSON = 0.95
+SAME_PHOTO = 0.87
+
+DECISIONS = "decisions.parquet"
+DECISION_SCHEMA = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("identity", pa.string()),
+        pa.field("predicted", pa.bool_(), nullable=False),  # whether the identity is the grouping's, not the source's
+        pa.field("left_out", pa.string()),  # the reason, null for faces that stay
+        pa.field("repeats", pa.string()),  # the face this one is a near-duplicate of
+        pa.field("similarity", pa.float32()),
+        pa.field("sharpness", pa.float32()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class GroupOptions:
+    """How faces are grouped.
+
+    same_person: cosine of two embeddings (their average between groups) from which on they are of one person.
+    same_photo: correlation of two thumbnails from which on they are the same photo. duplicates: "drop" keeps the
+    sharpest of each, "keep" all; both list them. min_sharpness: softer faces are left out. splits: "hash" gives
+    each person a split by hash, "keep" moves a person who is in several to the strictest (test, then validation).
+    """
+
+    same_person: float = SAME_PERSON
+    same_photo: float = SAME_PHOTO
+    duplicates: str = "drop"
+    min_sharpness: float = 0.0
+    splits: str = "hash"
+
+    def __post_init__(self) -> None:
+        for name in ("same_person", "same_photo"):
+            if not 0 < getattr(self, name) <= 1:
+                raise RayfaceError(f"label: {name}={getattr(self, name)} must be above 0 and at most 1.")
+        for name, choices in (("duplicates", ("drop", "keep")), ("splits", ("hash", "keep"))):
+            if getattr(self, name) not in choices:
+                raise RayfaceError(f"label: {name}={getattr(self, name)!r}: choose {' or '.join(choices)}.")
+        if not 0 <= self.min_sharpness < float("inf"):
+            raise RayfaceError(f"label: min_sharpness={self.min_sharpness} must be 0 or more.")
+
+
+@dataclass(frozen=True)
+class Faces:
+    """What grouping looks at, row for row: N faces. `embeddings` float32 [N, D], zeros where there is none."""
+
+    shard: list[str]
+    ids: list[str]
+    splits: list[str]
+    known: list[str | None]
+    embeddings: np.ndarray
+    fingerprints: np.ndarray
+    sharpness: np.ndarray  # float32 [N], NaN where not measured
+
+
+def read_faces(faces: str, labels: str) -> Faces:
+    """All faces of the data set `faces` with the labels' files in the folder `labels`."""
+    filesystem, folder = storage.open_filesystem(faces)
+    label_files, label_folder = storage.open_filesystem(labels)
+    tables, names, vectors, prints, sharp = [], list[str](), list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
+    for name in shards.list_shards(filesystem, folder):
+        known = shards.read_columns(
+            f"{folder}/{name}", filesystem, ["id", "split", "identity", "embedding", "sharpness"]
+        )
+        with label_files.open_input_file(f"{label_folder}/{name}") as file:
+            made = pq.read_table(file, columns=["id", "embedding", "sharpness", "thumbnail"])
+        if made["id"].to_pylist() != known["id"].to_pylist():
+            raise RayfaceError(f"{label_folder}/{name} belongs to other faces; delete {label_folder} and label again.")
+        tables.append(known.select(["id", "split", "identity"]))
+        names += [name] * known.num_rows
+        vectors += _either(made["embedding"], known["embedding"])
+        sharp.append(np.array(_either(made["sharpness"], known["sharpness"]), np.float32))
+        prints.append(np.frombuffer(b"".join(made["thumbnail"].to_pylist()), np.uint8).reshape(-1, THUMBNAIL_SIDE**2))
+    table = pa.concat_tables(tables)
+    return Faces(
+        names,
+        table["id"].to_pylist(),
+        table["split"].to_pylist(),
+        table["identity"].to_pylist(),
+        _stacked(vectors),
+        fingerprints(np.concatenate(prints)),
+        np.concatenate(sharp),
+    )
+
+
+def _either(made: pa.ChunkedArray, known: pa.ChunkedArray) -> list[Any]:
+    """What was predicted, else what the source has; None where neither is there."""
+    pairs = zip(made.to_pylist(), known.to_pylist(), strict=True)
+    return [_array(first if first is not None else second) for first, second in pairs]
+
+
+def _array(value: Any) -> Any:
+    return np.array(value, np.float32) if isinstance(value, list) else value
+
+
+def _stacked(vectors: Sequence[np.ndarray | None]) -> np.ndarray:
+    sides = {len(vector) for vector in vectors if vector is not None}
+    if len(sides) > 1:
+        raise RayfaceError(
+            f"label: the data set mixes embeddings of {' and '.join(map(str, sorted(sides)))} numbers, of different "
+            "models; use --overwrite, which makes all anew."
+        )
+    stacked = np.zeros((len(vectors), max(sides, default=1)), np.float32)
+    for row, vector in enumerate(vectors):
+        if vector is not None:
+            stacked[row] = vector
+    return stacked
+
+
+def decide(faces: Faces, options: GroupOptions) -> tuple[pa.Table, dict[str, Any]]:
+    """What becomes of each face (DECISION_SCHEMA, the order of `faces`), and counts of the groups."""
+    soft = np.asarray(faces.sharpness < options.min_sharpness)  # NaN is not
+    embedded = np.asarray(faces.embeddings.any(1))
+    people = alike(np.where(soft[:, None], 0, faces.embeddings), options.same_person)
+    groups = person_groups(faces.embeddings, people, options.same_person, faces.known)
+    copies = alike(np.where(soft[:, None], 0, faces.fingerprints), options.same_photo)
+    sharpness = np.nan_to_num(faces.sharpness).tolist()
+    order = sorted(range(len(faces.ids)), key=lambda i: (faces.known[i] is None, -sharpness[i], i))
+    repeats = kept_once(copies, order)
+    splits = _splits(faces, groups, copies, options)
+    identity, predicted = _identities(faces, groups, embedded)
+    dropped = set(repeats) if options.duplicates == "drop" else set()
+    left_out = ["too-soft" if soft[i] else "duplicate" if i in dropped else None for i in range(len(faces.ids))]
+    table = pa.Table.from_pydict(
+        {
+            "shard": faces.shard,
+            "id": faces.ids,
+            "split": splits,
+            "identity": identity,
+            "predicted": predicted,
+            "left_out": left_out,
+            "repeats": [faces.ids[repeats[i][0]] if i in repeats else None for i in range(len(faces.ids))],
+            "similarity": [repeats[i][1] if i in repeats else None for i in range(len(faces.ids))],
+            "sharpness": [None if np.isnan(value) else value for value in faces.sharpness],
+        },
+        schema=DECISION_SCHEMA,
+    )
+    stays = np.array([reason is None for reason in left_out], bool)
+    sizes = Counter(name for name, reason in zip(identity, left_out, strict=True) if name is not None and not reason)
+    return table, {
+        "people": len(sizes),
+        "people_with_two_or_more": sum(size > 1 for size in sizes.values()),
+        "largest_group": max(sizes.values(), default=0),
+        "near_duplicates": len(repeats),
+        "alike_across_splits": _across(people, splits, stays),
+    }
+
+
+def _splits(faces: Faces, groups: np.ndarray, copies: Pairs, options: GroupOptions) -> list[str]:
+    """A split for each face: one for all of a person, and for all copies of a photo whoever they are said to show."""
+    first_of: dict[int, int] = {}
+    links = [(first_of.setdefault(group, face), face) for face, group in enumerate(groups.tolist())]
+    links += zip(copies.first.tolist(), copies.second.tolist(), strict=True)
+    unit_of = connected(len(groups), links)
+    members: dict[int, list[int]] = {}
+    for face, unit in enumerate(unit_of.tolist()):
+        members.setdefault(unit, []).append(face)
+    split_of = {}
+    for unit, held in members.items():
+        known = sorted({name for i in held if (name := faces.known[i]) is not None})
+        key = known[0] if known else min(faces.ids[i] for i in held)
+        split_of[unit] = unit_split([faces.splits[i] for i in held], key, options.splits)
+    return [split_of[unit] for unit in unit_of.tolist()]
+
+
+def _identities(faces: Faces, groups: np.ndarray, embedded: np.ndarray) -> tuple[list[str | None], list[bool]]:
+    """Who each face is: what the source says, else the known person of its group, else the group's first face."""
+    name_of: dict[int, str] = {}
+    for face, group in enumerate(groups.tolist()):
+        if (name := faces.known[face]) is not None:
+            name_of.setdefault(group, name)
+    for face, group in enumerate(groups.tolist()):
+        if embedded[face]:
+            name_of.setdefault(group, f"group:{faces.ids[face]}")
+    identity: list[str | None] = []
+    for face, group in enumerate(groups.tolist()):
+        known = faces.known[face]
+        identity.append(known if known is not None else name_of.get(group) if embedded[face] else None)
+    predicted = [name is not None and known is None for name, known in zip(identity, faces.known, strict=True)]
+    return identity, predicted
+
+
+def _across(people: Pairs, splits: Sequence[str], stays: np.ndarray) -> int:
+    """Pairs of faces in different splits that are as alike as one person: what grouping did not join."""
+    pairs = zip(people.first.tolist(), people.second.tolist(), strict=True)
+    return sum(bool(stays[a] and stays[b]) and splits[a] != splits[b] for a, b in pairs)
+
+
+def write_lists(table: pa.Table, rejected: Sequence[Sequence[str]], filesystem: fs.FileSystem, folder: str) -> None:
+    """Write groups.csv, duplicates.csv and rejected.csv; `rejected` are the rows of the source's rejected.csv."""
+    rows = table.to_pylist()
+    sizes = Counter(row["identity"] for row in rows if row["left_out"] is None and row["identity"] is not None)
+    grouped = [
+        (row["id"], row["identity"], sizes[row["identity"]], row["split"], "predicted" if row["predicted"] else "known")
+        for row in rows
+        if row["left_out"] is None and row["identity"] is not None
+    ]
+    copies = [
+        (
+            row["id"],
+            row["repeats"],
+            f"{row['similarity']:.4f}",
+            "kept" if row["left_out"] is None else "left out",
+            f"the same photo as {row['repeats']}: their detail correlates by {row['similarity']:.2f}",
+        )
+        for row in rows
+        if row["repeats"] is not None
+    ]
+    out = [(row["id"], row["left_out"], _why(row)) for row in rows if row["left_out"] is not None]
+    _write_csv(("id", "identity", "faces", "split", "identity_is"), grouped, f"{folder}/groups.csv", filesystem)
+    _write_csv(("id", "repeats", "similarity", "is", "reason"), copies, f"{folder}/duplicates.csv", filesystem)
+    _write_csv(
+        ("id", "reason", "detail"), sorted([*map(tuple, rejected), *out]), f"{folder}/{shards.REJECTED}", filesystem
+    )
+
+
+def _why(row: dict[str, Any]) -> str:
+    if row["left_out"] == "too-soft":
+        return f"its sharpness is {row['sharpness']:.3f}"
+    return f"a near-duplicate of {row['repeats']} ({row['similarity']:.2f})"
+
+
+def _write_csv(head: Sequence[str], rows: Sequence[Sequence[Any]], path: str, filesystem: fs.FileSystem) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    storage.write_bytes(text.getvalue().encode("utf-8", errors="surrogateescape"), path, filesystem)
