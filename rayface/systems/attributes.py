@@ -61,7 +61,7 @@ class Attributes(System):
         if preset == "tiny":
             return AttributesConfig(
                 size=64, global_batch=8, steps=20, checkpoint_every=10, sample_every=20, log_every=1,
-                backbone="random", learning_rate=1e-3,
+                backbone="random", learning_rate=5e-3,
                 classifier=AttributeClassifierConfig(EfficientNetLiteConfig(stages=3), stages=(2,), grid=4),
             )  # fmt: skip
         if preset == "small":
