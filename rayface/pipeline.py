@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from rayface.errors import RayfaceError
 from rayface.records import FFHQ_TEMPLATE
 from rayface.work import (
     MAX_OUTPUT_MEGAPIXELS,
@@ -307,6 +308,30 @@ def default_models(steps: Sequence[str]) -> dict[str, str]:
     return {name: known[name] for name in check_steps(steps, known)} | stages
 
 
+def choose_models(store: "ModelStore", steps: Sequence[str], models: Mapping[str, str]) -> dict[str, str]:
+    """`{stage: reference}` of `steps`, the detector and the parser, checked; `models` names others than the default.
+
+    Raises RayfaceError: an unknown step, a stage that is not in use, a model that the store does not hold, whose terms
+    it refuses, or that offers another step.
+    """
+    from rayface.configuration import from_dict
+    from rayface.systems.base import get_system
+
+    defaults = default_models(steps)
+    for stage in models:
+        if stage not in defaults:
+            raise RayfaceError(f"models: {stage!r} is not in use; in use are {', '.join(defaults)}.")
+    refs = {**defaults, **models}
+    for stage, ref in refs.items():
+        info = store.usable(ref)
+        system = get_system(info["system"])
+        offered = system.step_of(from_dict(system.config_class, info["config"], ref))
+        if offered != stage:
+            offer = f"offers the step {offered!r}" if offered else "offers no step"
+            raise RayfaceError(f"{ref} cannot be the model of {stage!r}: it {offer}.")
+    return refs
+
+
 def load_step(store: "ModelStore", ref: str, device: str | torch.device = "cpu") -> Any:
     """The serving step of a model in the store: a `Step`, for parsing a `Parser`, for detection a `Detector`."""
     from rayface.systems.base import get_system
@@ -345,7 +370,7 @@ class Pipeline:
         `models` maps a step (or "detect", "parse") to a reference, `name` or `name@version`, where it is not the model
         named as its system. Raises RayfaceError for an unknown step or a model that the store does not hold.
         """
-        refs = {**default_models(steps), **(models or {})}
+        refs = choose_models(store, steps, models or {})
         made = {name: load_step(store, refs[name], device) for name in steps}
         detector, parser = (load_step(store, refs[use], device) for use in ("detect", "parse"))
         return cls(detector, made, parser)

@@ -56,17 +56,13 @@ def compose(settings: Settings) -> Application:
 
 def resolve_models(settings: Settings) -> dict[str, str]:
     """`{step, "detect" or "parse": name@version}`: one version for all replicas, whatever is promoted meanwhile."""
-    from rayface.pipeline import default_models
+    from rayface.pipeline import choose_models
     from rayface.store import open_store
 
     store = open_store(settings.store, settings.commercial_only)
-    wanted = default_models(settings.steps)
-    for use in settings.models:
-        if use not in wanted:
-            raise RayfaceError(f"settings.models: {use!r} is not in use; in use are {', '.join(wanted)}.")
     refs = {}
-    for use, ref in {**wanted, **settings.models}.items():
-        info = store.usable(ref)
+    for use, ref in choose_models(store, settings.steps, settings.models).items():
+        info = store.info(ref)
         licence = info.get("licence", "unstated")
         if settings.allowed_licences and licence not in settings.allowed_licences:
             allowed = ", ".join(settings.allowed_licences)

@@ -250,6 +250,20 @@ def test_a_face_restorer_takes_the_place_of_the_enhancer(tmp_path: Path) -> None
     assert not Pipeline.from_store(store, ["enhance"]).process(scene(0), ["enhance"]).photo.equal(result.photo)
 
 
+def test_a_model_serves_the_step_it_offers_only(tmp_path: Path) -> None:
+    store = open_store(save_tiny_models(tmp_path / "store").uri)
+    _, path = made("compact", tmp_path)
+    ref = import_model(path, "compact", store, details=UNSTATED)
+    with pytest.raises(RayfaceError, match="compact@1 cannot be the model of 'enhance': it offers the step 'upscale'"):
+        Pipeline.from_store(store, ["enhance"], {"enhance": ref})
+    with pytest.raises(RayfaceError, match="'upscale' is not in use; in use are enhance, "):
+        Pipeline.from_store(store, ["enhance"], {"upscale": ref})
+    photo = scene(0)
+    large = Pipeline.from_store(store, ["upscale"], {"upscale": ref}).process(photo, ["upscale"], {"scale": 2})
+    assert large.report.models["upscale"] == "compact@1"
+    assert large.photo.shape == (3, 2 * photo.shape[1], 2 * photo.shape[2])
+
+
 def test_a_photo_is_upscaled_in_tiles(tmp_path: Path) -> None:
     own, loaded = imported("compact", tmp_path)
     step = get_system("foreign").make_step(loaded)
