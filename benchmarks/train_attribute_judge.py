@@ -68,11 +68,6 @@ def folds(dataset: FaceDataset) -> Tensor:
     return torch.tensor(np.array([fold[person] for person in people]))
 
 
-@torch.inference_mode()
-def fit(classifier: AttributeClassifier, features: Tensor, labels: Tensor) -> None:
-    classifier.fit_read_out(features.flatten(0, 1), labels.repeat(COPIES, 1))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
@@ -84,10 +79,10 @@ def main() -> None:
     features, labels = read(classifier, train)
     held_out, fold = torch.zeros(len(labels), labels.shape[1]), folds(train)
     for number in range(FOLDS):
-        fit(classifier, features[:, fold != number], labels[fold != number])
+        classifier.fit_read_out(features[:, fold != number], labels[fold != number])
         with torch.inference_mode():
             held_out[fold == number] = classifier.read(features[0, fold == number])
-    fit(classifier, features, labels)
+    classifier.fit_read_out(features, labels)
     classifier.calibrate(*fit_calibration(held_out, labels))
 
     about = {

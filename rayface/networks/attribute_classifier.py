@@ -72,10 +72,12 @@ class AttributeClassifier(nn.Module):
 
     @torch.no_grad()
     def fit_read_out(self, features: Tensor, labels: Tensor) -> None:
-        """Standardise the backbone's features float [N, F] and fit the read-out to labels [N, 40] (1, -1, 0 unknown).
+        """Standardise the backbone's features and fit the read-out to labels [N, 40] (1, -1, 0 unknown).
 
-        Ridge regression in closed form, in its dual form: there are more features than faces.
+        Features float [K, N, F]: of K views of each face. Ridge regression in closed form, in its dual form: there are
+        more features than faces. Calibration starts afresh.
         """
+        features, labels = features.flatten(0, 1), labels.repeat(len(features), 1)
         deviation, mean = torch.std_mean(features, 0)
         deviation += 1e-3 * deviation.mean()
         x, y = (features - mean) / (deviation * features.shape[1] ** 0.5), labels.double()
@@ -86,6 +88,8 @@ class AttributeClassifier(nn.Module):
         self.feature_deviation.copy_(deviation)
         self.read_out.weight.copy_(SLOPE * dual.T @ x)
         self.read_out.bias.copy_(SLOPE * offset)
+        self.logit_scale.fill_(1)
+        self.logit_bias.zero_()
 
     def calibrate(self, scale: Tensor, bias: Tensor) -> None:
         """Map the logits it gives now to `scale * logits + bias`, each float [40]."""

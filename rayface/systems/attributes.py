@@ -170,15 +170,15 @@ class Attributes(System):
 
 @torch.inference_mode()
 def probe_features(classifier: AttributeClassifier, dataset: "FaceDataset") -> tuple[Tensor, Tensor]:
-    """(features float [N, F], labels int8 [N, 40]) of the first PROBE_PHOTOS faces and of their mirror images."""
+    """Of the first PROBE_PHOTOS faces and of their mirror images: (features float [2, N, F], labels int8 [N, 40])."""
     features, labels = [], []
     total = min(len(dataset), PROBE_PHOTOS)
     for start in range(0, total, 16):
         columns = dataset.batch(range(start, min(start + 16, total)), ("image", "attributes"))
         images = to_float(columns["image"])  # type: ignore[arg-type]
-        features += [classifier.features(images), classifier.features(images.flip(-1))]
-        labels += [columns["attributes"]] * 2
-    return torch.cat(features), torch.cat(labels)  # type: ignore[arg-type]
+        features.append(torch.stack([classifier.features(images), classifier.features(images.flip(-1))]))
+        labels.append(columns["attributes"])
+    return torch.cat(features, 1), torch.cat(labels)  # type: ignore[arg-type]
 
 
 @torch.inference_mode()

@@ -92,7 +92,7 @@ def test_the_closed_form_read_out_tells_unseen_drawn_faces(drawn_faces: str) -> 
 
     def agreement() -> float:
         with torch.inference_mode():
-            logits = classifier.read(unseen_features)
+            logits = classifier.read(unseen_features[0])
         return float(((logits * unseen_labels).clamp(-1, 1)).mean())
 
     fitted = agreement()
@@ -107,7 +107,7 @@ def test_read_equals_forward(drawn_faces: str) -> None:
     images = faces(drawn_faces).batch([0, 1])["image"]
     assert isinstance(images, Tensor)
     with torch.inference_mode():
-        logits = classifier.read(features[:2])
+        logits = classifier.read(features[0, :2])
     assert torch.allclose(classify(classifier, images, CPU), logits.sigmoid(), atol=1e-4)
 
 
