@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from rayface import records, storage
 from rayface.data import shards
+from rayface.data.splits import hashed_share
 from rayface.errors import RayfaceError
 from rayface.imaging import codec
 
@@ -72,6 +73,8 @@ class FaceDataset:
         split: "train", "validation" or "test"; None for all.
         size: side of the crops given, in pixels; None for the side they are stored with.
         require: columns a face must have ("mask", "attributes", ...); faces without are left out.
+        share: take this share of the people (of the faces whose person is not known), always the same ones, and those
+            of a smaller share among them: for curves of quality over the size of the data.
 
     Attributes:
         ids: ids of the faces, in order.
@@ -85,7 +88,12 @@ class FaceDataset:
     """
 
     def __init__(
-        self, path: str | Path, split: str | None = None, size: int | None = None, require: Sequence[str] = ()
+        self,
+        path: str | Path,
+        split: str | None = None,
+        size: int | None = None,
+        require: Sequence[str] = (),
+        share: float = 1.0,
     ) -> None:
         if split is not None and split not in records.SPLITS:
             raise RayfaceError(f"Split {split!r} is unknown; choose one of {', '.join(records.SPLITS)}.")
@@ -99,7 +107,7 @@ class FaceDataset:
         self.stored_size = int(self.manifest["size"])
         self.size = size or self.stored_size
         self._shard_names: list[str] = [entry["name"] for entry in self.manifest["shards"]]
-        self._read_index(split, tuple(require))
+        self._read_index(split, tuple(require), share)
         self._reset_caches()
 
     def __len__(self) -> int:
@@ -130,7 +138,7 @@ class FaceDataset:
             made[IDENTITY_INDEX] = torch.from_numpy(self.identity_index[np.asarray(indices, np.int64)])
         return {column: made[column] for column in columns}
 
-    def _read_index(self, split: str | None, require: tuple[str, ...]) -> None:
+    def _read_index(self, split: str | None, require: tuple[str, ...], share: float) -> None:
         ids, identities, locations = [], [], []
         for number, name in enumerate(self._shard_names):
             columns = list(dict.fromkeys(("id", "split", "identity", *require)))
@@ -140,6 +148,10 @@ class FaceDataset:
                 keep &= np.array([value == split for value in table["split"].to_pylist()], bool)
             for column in require:
                 keep &= table[column].is_valid().to_numpy()
+            if share < 1:
+                names = zip(table["id"].to_pylist(), table["identity"].to_pylist(), strict=True)
+                # a prefix, or shares would follow the splits, which are hashed by the same names
+                keep &= np.array([hashed_share(f"share-{who or face}") < share for face, who in names], bool)
             rows = np.flatnonzero(keep)
             table = table.select(["id", "identity"]).take(pa.array(rows))
             ids += table["id"].to_pylist()

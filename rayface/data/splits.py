@@ -10,9 +10,14 @@ _CELEBA_FIRST = 999
 _HEX_NAME = re.compile(r"[0-9a-f]{32}")
 
 
+def hashed_share(key: str) -> float:
+    """A number in [0, 1) for every key, evenly spread; the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
+
+
 def hashed_split(key: str) -> str:
     """test for 10 % of the keys, validation for 5 %, else train; the same on every machine."""
-    share = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
+    share = hashed_share(key)
     return "test" if share < 0.10 else "validation" if share < 0.15 else "train"
 
 

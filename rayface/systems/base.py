@@ -45,6 +45,7 @@ class SystemConfig:
     global_batch: int = 16
     steps: int = 20_000
     seed: int = 0
+    data_share: float = 1.0  # share of the people in the data that are trained on, for data-size curves
     precision: Literal["bf16", "fp32"] = "bf16"  # autocast; parameters and optimiser state stay fp32
     compile: bool = False  # torch.compile, CUDA only
     ema_half_life: int = 2_000  # of the exponential moving average, in images
@@ -114,7 +115,7 @@ class ExportView:
     outputs: tuple[str, ...] = ("output",)
     free_sides: bool = False  # takes pictures of any height and width, not of `side` only
     low: float = -1.0
-    shows: str = "a face crop aligned to records.FFHQ_TEMPLATE"
+    shows: str = "a face crop"  # aligned to records.FFHQ_TEMPLATE
 
 
 class Step(Protocol):
@@ -202,6 +203,8 @@ class System:
         for name in ("global_batch", "steps", "size", "ema_half_life", "checkpoint_every", "sample_every", "log_every"):
             if getattr(config, name) < 1:
                 raise RayfaceError(f"{name}={getattr(config, name)} must be at least 1")
+        if not 0 < config.data_share <= 1:
+            raise RayfaceError(f"data_share={config.data_share}: give a share above 0, at most 1")
         for name, value in flatten(config).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise RayfaceError(f"{name}={value} is not a finite number")

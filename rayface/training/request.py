@@ -143,7 +143,8 @@ def _fitted_config(plan: TrainPlan, name: str) -> dict[str, Any]:
 def training_split(plan: TrainPlan, system: str) -> FaceDataset:
     """The faces a system of the plan trains on. Raises RayfaceError when there are none, or terms that are refused."""
     data = dict(plan.request.data_of).get(system, plan.request.data)
-    dataset = FaceDataset(data, "train", plan.config(system).size, get_system(system).labels)
+    config = plan.config(system)
+    dataset = FaceDataset(data, "train", config.size, get_system(system).labels, config.data_share)
     if plan.request.commercial_only:
         check_commercial(f"data set {data}", dataset_terms(dataset.manifest), "dataset.json")
     return dataset

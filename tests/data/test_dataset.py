@@ -16,6 +16,7 @@ from rayface.data import shards
 from rayface.data.dataset import FaceDataset, resize_images, scale_points
 from rayface.errors import RayfaceError
 from rayface.imaging import codec
+from rayface.systems.base import get_system, resolve_config
 
 SIZE = 32
 
@@ -297,3 +298,19 @@ def test_embeddings_and_sharpness_are_read_back(tmp_path: Path) -> None:
     assert batch["embedding"].tolist() == [[3, 1], [0, 1]]
     assert batch["embedding"].dtype == torch.float32
     assert batch["sharpness"].tolist() == [0.75, 0]
+
+
+def test_shares_are_nested_and_of_people(folder: str) -> None:
+    """Curves over the size of the data: a person is wholly in a share or wholly out of it."""
+    quarter, half, whole = (FaceDataset(folder, share=share) for share in (0.25, 0.5, 1.0))
+    assert set(quarter.ids) < set(half.ids) < set(whole.ids)
+    assert len(half) == pytest.approx(35, abs=12)
+    left_out = set(whole.ids) - set(half.ids)
+    assert not set(half.people) & {whole.identities[whole.ids.index(face)] for face in left_out}
+    assert quarter.digest != half.digest
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "nan"])
+def test_shares_that_make_no_sense(share: str) -> None:
+    with pytest.raises(RayfaceError, match="data_share"):
+        resolve_config(get_system("parsing"), "tiny", [f"data_share={share}"])
