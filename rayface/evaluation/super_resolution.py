@@ -1,6 +1,6 @@
 """How well small pictures are enlarged: against interpolation, on pinned inputs, clean and as photos come."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,9 @@ from torch.nn.functional import interpolate
 
 from rayface.data.degradation import EVALUATION_SEED
 from rayface.data.reduction import CLEAN, MILD, reduce
-from rayface.evaluation.metrics import PICTURE_METRICS, bootstrap
+from rayface.evaluation.judges import judged_metrics
+from rayface.evaluation.metrics import PICTURE_METRICS, PictureMetric, bootstrap
+from rayface.evaluation.restoration import Values, improvement, percent_less
 from rayface.evaluation.subgroups import record
 from rayface.imaging.codec import to_float, to_uint8
 from rayface.randomness import generator
@@ -42,38 +44,58 @@ def nearest(small: Tensor, scale: int) -> Tensor:
 
 
 def super_resolution_report(
-    predict: Enlarge, scales: Sequence[int], dataset: "FaceDataset", batch: int, limit: int | None
+    predict: Enlarge,
+    scales: Sequence[int],
+    dataset: "FaceDataset",
+    batch: int,
+    limit: int | None,
+    others: Mapping[str, Enlarge] | None = None,
 ) -> dict[str, Any]:
-    """For each scale and kind of input: every picture metric of the model and of the interpolations.
+    """Every picture metric, and the judges' where they are at hand, of the model and of the interpolations.
 
-    `predict` maps small pictures uint8 [N, 3, S, S] and a scale to large ones. Inputs depend on the dataset index
-    only, so two models see the same. `over_lanczos` is the per-photo difference to Lanczos, the usual choice.
+    `predict` maps small pictures uint8 [N, 3, S, S] and a scale to large ones; `others` are further methods for the
+    same table. Inputs depend on the dataset index only, so two models see the same.
+
+    For each scale and kind of input: each method's metrics; `gain_over_lanczos`: the model's improvement per photo in
+    the metric's own unit, above 0 where it is better; `perceptual_gain`: by how many percent the mean perceptual
+    distance falls below Lanczos'.
     """
-    methods: dict[str, Enlarge] = {"nearest": nearest, "bicubic": bicubic, "lanczos": lanczos, "model": predict}
+    methods: dict[str, Enlarge] = {"nearest": nearest, "bicubic": bicubic, "lanczos": lanczos, **(others or {})}
+    metrics: dict[str, PictureMetric] = {**PICTURE_METRICS, **judged_metrics()}
+    values: dict[str, dict[tuple[str, str], list[Tensor]]] = {}
     total = min(len(dataset), limit or len(dataset))
-    values: dict[tuple[str, str, str], list[Tensor]] = {}
     for start in range(0, total, batch):
         indices = range(start, min(start + batch, total))
         clear = dataset.batch(indices, ("image",))["image"]
         assert isinstance(clear, Tensor)
-        for scale in scales:
-            for kind, config in INPUTS.items():
-                case = f"x{scale}_{kind}"
-                generators = [generator(EVALUATION_SEED, 0, index, f"evaluation-{case}") for index in indices]
-                small = to_uint8(reduce(to_float(clear), scale, config, generators))
-                for method, enlarge in methods.items():
-                    large = enlarge(small, scale)
-                    for metric, measure in PICTURE_METRICS.items():
-                        values.setdefault((case, method, metric), []).append(measure(large, clear))
-    return _summary({key: torch.cat(parts).numpy() for key, parts in values.items()})
+        for case, scale, small in pinned_inputs(clear, scales, indices):
+            for method, enlarge in {**methods, "model": predict}.items():
+                large = enlarge(small, scale)
+                for metric, measure in metrics.items():
+                    values.setdefault(case, {}).setdefault((method, metric), []).append(measure(large, clear))
+    tables = {case: {key: torch.cat(parts).numpy() for key, parts in table.items()} for case, table in values.items()}
+    return {case: _summary(case, table) for case, table in tables.items()}
 
 
-def _summary(values: dict[tuple[str, str, str], np.ndarray]) -> dict[str, Any]:
-    report: dict[str, Any] = {}
-    for (case, method, metric), per_photo in values.items():
-        report.setdefault(case, {}).setdefault(method, {})[metric] = bootstrap(per_photo)
-        if method == "model":
-            gain = bootstrap(per_photo - values[case, "lanczos", metric])
-            report[case].setdefault("over_lanczos", {})[metric] = gain
-            record(f"{case}, {metric} over Lanczos", per_photo - values[case, "lanczos", metric])
-    return report
+def pinned_inputs(clear: Tensor, scales: Sequence[int], indices: Sequence[int]) -> Iterator[tuple[str, int, Tensor]]:
+    """(name, scale, small pictures uint8) of every case, for clear pictures uint8 [N, 3, S, S] of these indices."""
+    for scale in scales:
+        for kind, config in INPUTS.items():
+            case = f"x{scale}_{kind}"
+            generators = [generator(EVALUATION_SEED, 0, index, f"evaluation-{case}") for index in indices]
+            yield case, scale, to_uint8(reduce(to_float(clear), scale, config, generators))
+
+
+def _summary(case: str, values: Values) -> dict[str, Any]:
+    """One case's part of the report."""
+    result: dict[str, Any] = {}
+    for (method, metric), per_photo in values.items():
+        result.setdefault(method, {})[metric] = bootstrap(per_photo)
+    for metric in result["model"]:
+        gain = improvement(values, metric, "lanczos")
+        result.setdefault("gain_over_lanczos", {})[metric] = bootstrap(gain)
+        record(f"{case}, {metric} gain over Lanczos", gain)
+    if "perceptual_distance" in result["model"]:
+        pair = [values[method, "perceptual_distance"] for method in ("model", "lanczos")]
+        result["perceptual_gain"] = {"over_lanczos": bootstrap(np.stack(pair, 1), percent_less)}
+    return result

@@ -9,6 +9,7 @@ from torch.nn.functional import interpolate
 
 from rayface.data.dataset import FaceDataset
 from rayface.errors import RayfaceError
+from rayface.evaluation.judges import JUDGES, Panel, using
 from rayface.imaging.codec import to_float, to_uint8
 from rayface.networks.upscaler import Upscaler, UpscalerConfig
 from rayface.networks.widths import apply_widths, read_widths
@@ -56,12 +57,13 @@ def test_training_beats_interpolation(drawn_faces: str) -> None:
     config = resolve_config(system, "tiny", ["steps=60", "learning_rate=4e-3", "reduction.clean=1"])
     training = Training.start(system, config, solo())
     run(training, FaceDataset(drawn_faces, "train", config.size), lambda *_: None)
-    report = system.evaluate(training.average, config, FaceDataset(drawn_faces, None, config.size), CPU, 8)
+    held_out = FaceDataset(drawn_faces, None, config.size)
+    with using(Panel(refused=dict.fromkeys(JUDGES, "judges have tests of their own"))):
+        report, again = (system.evaluate(training.average, config, held_out, CPU, 8) for _ in range(2))
     for case in ("x2_clean", "x4_clean"):
-        assert report[case]["over_lanczos"]["psnr"]["low"] > 0, case
-        assert set(report[case]) == {"nearest", "bicubic", "lanczos", "model", "over_lanczos"}
+        assert report[case]["gain_over_lanczos"]["psnr"]["low"] > 0, case
+        assert set(report[case]) >= {"nearest", "bicubic", "lanczos", "model", "gain_over_lanczos"}
     assert report["x2_clean"]["lanczos"]["psnr"]["value"] > report["x2_clean"]["nearest"]["psnr"]["value"]
-    again = system.evaluate(training.average, config, FaceDataset(drawn_faces, None, config.size), CPU, 8)
     assert again == report, "inputs are pinned"
 
 

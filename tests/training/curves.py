@@ -13,6 +13,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         write_patterns(Path(folder))
-        names = ("parsing", "detection", "enhancement", "recognition", "attributes")
+        names = ("parsing", "detection", "enhancement", "super_resolution", "recognition", "attributes")
         curves = {name: losses_of(name, folder, Path(folder) / "logs") for name in names}
     CURVES.write_text(json.dumps(curves, indent=1) + "\n")

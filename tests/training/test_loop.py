@@ -59,7 +59,9 @@ def losses_of(name: str, folder: str, logs: Path) -> list[float]:
     return [line[key] for line in lines for key in line if key.startswith("loss/")]
 
 
-@pytest.mark.parametrize("name", ["parsing", "detection", "enhancement", "recognition", "attributes"])
+@pytest.mark.parametrize(
+    "name", ["parsing", "detection", "enhancement", "super_resolution", "recognition", "attributes"]
+)
 def test_losses_reproduce_the_stored_curve(name: str, tmp_path: Path) -> None:
     """Numerics are pinned: `python -m tests.training.curves` rewrites them, when a change means to move them."""
     from tests.training.patterns import write_patterns
@@ -88,7 +90,9 @@ def test_enhancement_starts_as_the_identity_and_learns(drawn_faces: str, tmp_pat
     assert (enhanced - batch["clear"]).abs().mean() < 0.9 * (batch["degraded"] - batch["clear"]).abs().mean()
 
 
-@pytest.mark.parametrize("name", ["parsing", "detection", "enhancement", "recognition", "attributes"])
+@pytest.mark.parametrize(
+    "name", ["parsing", "detection", "enhancement", "super_resolution", "recognition", "attributes"]
+)
 def test_resumed_equals_unbroken_bit_for_bit(name: str, drawn_faces: str, tmp_path: Path) -> None:
     system = get_system(name)
     config = resolve_config(system, "tiny", ["steps=12", "checkpoint_every=5"])
