@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rayface import __version__
 from rayface.errors import RayfaceError
+from rayface.records import FFHQ_TEMPLATE
 from rayface.store import LoadedModel
 from rayface.systems.base import ExportView, get_system
 
@@ -138,6 +139,8 @@ def _metadata(loaded: LoadedModel, network: str, view: ExportView) -> dict[str, 
     """What the file says of itself; ONNX holds strings, so lists and numbers are JSON."""
     side: Any = "any" if view.free_sides else view.side
     picture = {"shape": ["N", 3, side, side], "range": [view.low, 1.0], "colours": "RGB", "shows": view.shows}
+    if view.shows == ExportView.shows:
+        picture["landmarks_px"] = (FFHQ_TEMPLATE * view.side).round(2).tolist()  # where alignment puts them
     info = loaded.info
     return {
         "name": loaded.name,

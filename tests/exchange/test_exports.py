@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rayface.errors import RayfaceError
 from rayface.exchange.exports import check_export, export_model
 from rayface.exchange.imports import import_model
-from rayface.records import ATTRIBUTES, PARSING_CLASSES
+from rayface.records import ATTRIBUTES, FFHQ_TEMPLATE, PARSING_CLASSES
 from rayface.store import LoadedModel, ModelStore
 from rayface.systems.base import SYSTEMS, ExportView, get_system
 
@@ -88,6 +88,7 @@ def test_a_file_says_what_it_is(exported: Exported) -> None:
     assert json.loads(said["rayface.parsing_classes"]) == list(PARSING_CLASSES)
     picture = json.loads(said["picture"])
     assert (picture["shape"], picture["range"]) == (["N", 3, 64, 64], [-1.0, 1.0])
+    assert np.allclose(picture["landmarks_px"], FFHQ_TEMPLATE * 64, atol=0.01)
     beside = json.loads(path.with_suffix(".json").read_text())
     assert beside["commercial_use"] is False
     assert beside["rayface.attributes"] == list(ATTRIBUTES)

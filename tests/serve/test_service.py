@@ -306,7 +306,7 @@ def test_models_health_page_and_openapi(service: Running) -> None:
     assert set(models) == {"detect", "enhance", "upscale", "parse"}
     assert models["detect"]["licence"] == "MIT"
     info = service.store.info("enhancement")
-    for key in ("name", "version", "licence", "sha256", "metrics"):
+    for key in ("name", "version", "licence", "commercial_use", "sha256", "metrics"):
         assert models["enhance"][key] == info[key]
     health = service.client.get("/healthz")
     assert health.status_code == 200
