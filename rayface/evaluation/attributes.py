@@ -134,11 +134,12 @@ def summary(probabilities: Array, labels: Array, majority: Array | None) -> dict
     squared_error = share((probabilities - (labels > 0)) ** 2, known)
     report: dict[str, Any] = {
         "mean_accuracy": intervals(mean_of(accuracy), photos),
-        "macro_auc": intervals(lambda w: np.nanmean(auc(w)[common]), photos) if common.any() else {},
         "macro_auc_attributes": int(common.sum()),
         "calibration_error": intervals(calibration_error(probabilities, labels), photos),
         "brier": intervals(mean_of(squared_error), photos),
     }
+    if common.any():
+        report["macro_auc"] = intervals(lambda w: np.nanmean(auc(w)[common]), photos)
     if majority is not None:
         guessed = share((majority == labels).astype(float), known)
         report["majority_accuracy"] = intervals(mean_of(guessed), photos)
