@@ -100,6 +100,23 @@ def test_intervals_are_over_people_not_over_photos() -> None:
     assert found["low"] < 0.75 < 0.9 < found["value"]
 
 
+def test_a_person_drawn_twice_counts_twice() -> None:
+    people = np.repeat(np.arange(6), 2)
+    pairs, seen = make_pairs(people), []
+
+    def look(weights: np.ndarray) -> float:
+        seen.append(weights)
+        return 0.0
+
+    over_people(look, pairs, people, draws=50)
+    for weights in seen:
+        drawn = {people[a]: weight for a, weight, same in zip(pairs.first, weights, pairs.same, strict=True) if same}
+        assert sum(drawn.values()) == 6
+        expected = [drawn[people[a]] * drawn[people[b]] for a, b in zip(pairs.first, pairs.second, strict=True)]
+        assert (weights == np.where(pairs.same, weights, expected)).all()
+    assert max(weights.max() for weights in seen) > 2
+
+
 def test_best_threshold_and_folds_by_hand() -> None:
     scores, same = np.array([0.1, 0.2, 0.6, 0.8]), np.array([False, False, True, True])
     assert best_threshold(scores, same) == pytest.approx(0.4)
