@@ -50,10 +50,17 @@ def _perceptual() -> nn.Module:
     return load_efficientnet_lite(1)
 
 
+def _attributes() -> nn.Module:
+    from rayface.evaluation.attribute_judge import load_attribute_judge
+
+    return load_attribute_judge()
+
+
 JUDGES = {
     "identity": Judge("who it is: dlib's face recognition ResNet, 128-d", "CC0-1.0", _identity),
     "identity_second": Judge("who it is: FaceRes, a MobileNet of other origin, 1024-d", "MIT", _identity_second),
     "perceptual": Judge("how alike it looks: EfficientNet-Lite1 of ImageNet, 5 stages", "Apache-2.0", _perceptual),
+    "attributes": Judge("what is seen in it: 40 attributes, on EfficientNet-Lite2", "research-only", _attributes),
 }
 
 
@@ -92,11 +99,16 @@ def cosine_distance(ours: Tensor, theirs: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(ours, theirs)
 
 
+def mean_difference(ours: Tensor, theirs: Tensor) -> Tensor:
+    return (ours - theirs).abs().mean(1)
+
+
 # metric -> its judge and the distance of what the judge saw in two pictures; lower is better for all of them
 JUDGED_METRICS: dict[str, tuple[str, Callable[..., Tensor]]] = {
     "perceptual_distance": ("perceptual", feature_distance),
     "identity_distance": ("identity", euclidean_distance),
     "identity_distance_second": ("identity_second", cosine_distance),
+    "attribute_distance": ("attributes", mean_difference),
 }
 
 

@@ -9,10 +9,10 @@ from rayface.evaluation.card import show
 def print_report(report: dict[str, Any]) -> None:
     """Print `evaluate`'s report as a table of value and interval, and what judged and what could not be measured."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     table = Table(
-        "metric", "value", "95 % interval",
+        Column("metric", overflow="fold"), "value", "95 % interval",
         title=f"{report['model']} on {report['photos']} photos of {report['split']} ({report['data_source']})",
     )  # fmt: skip
     for name, value in rows(report["metrics"]):
