@@ -25,6 +25,7 @@ from rayface.errors import RayfaceError
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "runs" / "demo"
 DRAWN_FACES = 480
+OWN_PHOTOS, REPEATED = 96, 4  # photos that are labelled as if nothing were known, and how many of them come twice
 TRAIN = {"parsing.steps": 120, "enhancement.steps": 240}
 
 
@@ -100,6 +101,7 @@ def run_steps(demo: Demo) -> dict[str, Any]:
         )
         for system, data in (("parsing", drawn), ("enhancement", photos))
     }
+    labelled = label_own_photos(demo)
     pictures = degraded_photos(photos)
     demo.run(
         "apply the release weights",
@@ -110,6 +112,7 @@ def run_steps(demo: Demo) -> dict[str, Any]:
         served = [post(address, picture) for picture in pictures]
     return {
         "photos": source,
+        "labelled": labelled,
         "models": trained["models"],
         "faces": trained["faces"],
         "evaluation": evaluation,
@@ -128,6 +131,43 @@ def photo_data(demo: Demo, drawn: str) -> tuple[str, str]:
         return drawn, "drawn faces (celeba-mini could not be fetched)"
     demo.run("ingest", "-m", "rayface.cli", "data", "ingest", raw, photos, "--format", "celeba")
     return photos, "celeba-mini: 999 CelebA photos, non-commercial research use only"
+
+
+def label_own_photos(demo: Demo) -> dict[str, Any] | None:
+    """`rayface data label` on a folder as users have them: no labels, and some photos in it twice.
+
+    None where celeba-mini could not be fetched. Only labels whose release weights are there are asked for.
+    """
+    from PIL import Image
+
+    from rayface.labelling.labeller import LABELS, SYSTEM_OF
+    from rayface.store import RELEASE_WEIGHTS, ModelStore
+
+    found = sorted((DEMO / "celeba-mini" / "photos").glob("*.jpg"))[:OWN_PHOTOS]
+    if not found:
+        return None
+    folder, out = DEMO / "own-photos", DEMO / "labelled"
+    folder.mkdir()
+    for photo in found:
+        shutil.copyfile(photo, folder / photo.name)
+    for photo in found[:REPEATED]:
+        with Image.open(photo) as picture:
+            smaller = picture.resize((picture.width * 3 // 4, picture.height * 3 // 4), Image.Resampling.LANCZOS)
+            smaller.save(folder / f"{photo.stem}-small.jpg", quality=60)
+    held = ModelStore(RELEASE_WEIGHTS).names()
+    labels = [label for label in LABELS if label not in SYSTEM_OF or SYSTEM_OF[label] in held]
+    summary = json.loads(
+        demo.run(
+            "label photos",
+            *("-m", "rayface.cli", "data", "label", str(folder), str(out), "--with", ",".join(labels)),
+            *("--chunk", "32", "--store", "weights"),
+        )
+    )
+    grid = DEMO / "labelled.png"
+    demo.run(
+        "look at the labels", "-m", "rayface.cli", "data", "inspect", str(out), "--grid", str(grid), "--count", "12"
+    )
+    return {"photos": len(found), "repeated": REPEATED, "labels": labels, **summary}
 
 
 def degraded_photos(photos: str, count: int = 4) -> list[dict[str, Path]]:

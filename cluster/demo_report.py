@@ -35,6 +35,7 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
         "<h2>Evaluation on the test split</h2>",
         _enhancement_table(report["evaluation"]["enhancement"]),
         _parsing_table(report["evaluation"]["parsing"]),
+        *_labelled(report["labelled"], folder),
         "<h2>Training</h2>",
         _image(_curves(folder / "train"), "Losses over steps"),
         *(_samples(folder / "train" / system) for system in ("parsing", "enhancement")),
@@ -44,6 +45,30 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
         _commands(report["commands"]),
     ]
     (folder / "report.html").write_text("\n".join(parts))
+
+
+def _labelled(labelled: dict[str, Any] | None, folder: Path) -> list[str]:
+    """What `rayface data label` made of photos without labels."""
+    if labelled is None:
+        return []
+    groups, splits = labelled["groups"], labelled["splits"]
+    rows = {
+        "photos, of which come twice": f"{labelled['photos'] + labelled['repeated']}, {labelled['repeated']}",
+        "near-duplicates found": groups["near_duplicates"],
+        "left out, by reason": ", ".join(f"{count} {why}" for why, count in labelled["rejected"].items()) or "none",
+        "faces": labelled["faces"],
+        "people (groups of alike faces)": groups["people"] if "embeddings" in labelled["labels"] else "not asked for",
+        "train, validation, test": ", ".join(str(count) for count in splits.values()),
+        "labels": ", ".join(labelled["labels"]),
+        "terms": labelled["terms"],
+    }
+    table = "".join(f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>" for name, value in rows.items())
+    return [
+        "<h2>Photos without labels become training data</h2>",
+        "<p>No label file was read. No group of alike faces and no photo is in two splits; groups can miss people.</p>",
+        f"<table>{table}</table>",
+        _image((folder / "labelled.png").read_bytes(), "Faces with landmarks, and the masks predicted for them"),
+    ]
 
 
 def _trio(served: dict[str, Any], folder: Path) -> str:

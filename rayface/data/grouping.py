@@ -32,6 +32,11 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.first)
 
+    def above(self, threshold: float) -> "Pairs":
+        """Those whose similarity is at least `threshold`."""
+        chosen = self.similarity >= threshold
+        return Pairs(self.first[chosen], self.second[chosen], self.similarity[chosen])
+
 
 def thumbnails(crops: Tensor) -> np.ndarray:
     """Crops uint8 [N, 3, S, S] -> what near-duplicates are found by: uint8 [N, 256], 16 x 16 luminance."""

@@ -66,6 +66,7 @@ def test_known_people_stay_whole_and_apart() -> None:
     vectors = angles(0, 90, 1, 2, 91)
     assert groups_of(vectors, 0.99) == [0, 1, 0, 0, 1]
     assert groups_of(vectors, 0.99, ["Ann", "Ann", None, None, None]) == [0, 0, 1, 1, 2]  # an average of far faces
+    assert groups_of(angles(0, 1), 0.99, ["Ann", "Bob"]) == [0, 1]
     known = ["Ann", None, "Bob", None, None]
     groups = groups_of(vectors, 0.99, known)
     assert groups[0] != groups[2]

@@ -38,7 +38,7 @@ PEOPLE = np.array([[1, 0, 0], [0, 1, 0], [1, 0.01, 0], [0, 0, 1], [0, 1, 0.01]],
 
 
 def test_a_group_is_named_after_its_first_face_and_split_by_that_name() -> None:
-    table, counts = decide(faces(PEOPLE), GroupOptions(same_person=0.9))
+    table, counts = decide(faces(PEOPLE), GroupOptions(perhaps_same_person=0.9, same_person=0.9))
     assert table["identity"].to_pylist() == [f"group:{n:03d}.jpg" for n in (0, 1, 0, 3, 1)]
     assert table["split"].to_pylist() == [hashed_split(f"{n:03d}.jpg") for n in (0, 1, 0, 3, 1)]
     assert all(table["predicted"].to_pylist())
@@ -48,10 +48,23 @@ def test_a_group_is_named_after_its_first_face_and_split_by_that_name() -> None:
 def test_a_known_person_lends_the_name_and_the_split() -> None:
     known = [None, None, "Ann", None, None]
     splits = ["train", "validation", "test", "train", "train"]
-    table, _ = decide(faces(PEOPLE, known=known, splits=splits), GroupOptions(same_person=0.9, splits="keep"))
+    table, _ = decide(
+        faces(PEOPLE, known=known, splits=splits), GroupOptions(perhaps_same_person=0.9, same_person=0.9, splits="keep")
+    )
     assert table["identity"].to_pylist()[0] == "Ann"
     assert table["predicted"].to_pylist() == [True, True, False, True, True]
     assert table["split"].to_pylist() == ["test", "validation", "test", "train", "validation"]
+
+
+def test_who_may_be_one_person_has_two_names_but_one_split() -> None:
+    turned = np.radians([0, 20, 90])
+    made = faces(np.stack([np.cos(turned), np.sin(turned)], 1), splits=["train", "test", "train"])
+    table, counts = decide(made, GroupOptions(same_person=0.99, perhaps_same_person=0.9, splits="keep"))
+    assert table["identity"].to_pylist() == ["group:000.jpg", "group:001.jpg", "group:002.jpg"]
+    assert table["split"].to_pylist() == ["test", "test", "train"]
+    assert counts["alike_across_splits"] == 0
+    with pytest.raises(RayfaceError, match=r"perhaps_same_person=0\.95 must not be above same_person=0\.9"):
+        GroupOptions(same_person=0.9, perhaps_same_person=0.95)
 
 
 def test_faces_without_embedding_are_nobody() -> None:
@@ -64,14 +77,14 @@ def test_of_copies_the_sharpest_stays_and_both_are_in_one_split() -> None:
     prints = np.eye(5)
     prints[4] = prints[1]
     apart = np.eye(5)  # the recogniser takes the copies for two people: one is blurred
-    options = GroupOptions(same_person=0.9, splits="keep")
+    options = GroupOptions(perhaps_same_person=0.9, same_person=0.9, splits="keep")
     made = faces(apart, prints, splits=["train", "test", "train", "train", "train"], sharpness=[1, 0.2, 1, 1, 0.5])
     table, counts = decide(made, options)
     assert table["left_out"].to_pylist() == [None, "duplicate", None, None, None]
     assert table["repeats"].to_pylist()[1] == "004.jpg"
     assert table["split"].to_pylist()[1] == table["split"].to_pylist()[4] == "test"
     assert counts["near_duplicates"] == 1
-    kept, _ = decide(made, GroupOptions(same_person=0.9, duplicates="keep"))
+    kept, _ = decide(made, GroupOptions(perhaps_same_person=0.9, same_person=0.9, duplicates="keep"))
     assert kept["left_out"].to_pylist() == [None] * 5
     assert kept["repeats"].to_pylist()[1] == "004.jpg"
 
@@ -80,7 +93,7 @@ def test_a_soft_face_does_not_push_out_its_copy() -> None:
     prints = np.eye(5)
     prints[4] = prints[1]
     made = faces(PEOPLE, prints, known=[None, "Ann", None, None, None], sharpness=[1, 0.1, 1, 1, 0.5])
-    table, _ = decide(made, GroupOptions(same_person=0.9, min_sharpness=0.3))
+    table, _ = decide(made, GroupOptions(perhaps_same_person=0.9, same_person=0.9, min_sharpness=0.3))
     assert table["left_out"].to_pylist() == [None, "too-soft", None, None, None]
 
 
@@ -92,7 +105,8 @@ def test_no_person_and_no_photo_is_in_two_splits(seed: int, count: int, rule: st
     prints = np.eye(count)[rng.integers(0, max(1, count - 3), count)]
     known = [f"P{person}" if rng.random() < 0.3 else None for person in who]
     splits = rng.choice(["train", "validation", "test"], count).tolist()
-    table, counts = decide(faces(embeddings, prints, known, splits), GroupOptions(same_person=threshold, splits=rule))
+    options = GroupOptions(same_person=threshold, perhaps_same_person=0.8 * threshold, splits=rule)
+    table, counts = decide(faces(embeddings, prints, known, splits), options)
     split_of = dict(zip(table["id"].to_pylist(), table["split"].to_pylist(), strict=True))
     held = defaultdict(set)
     for row in table.to_pylist():
@@ -108,7 +122,7 @@ def test_lists_say_why(tmp_path: Path) -> None:
     prints = np.eye(5)
     prints[4] = prints[1]
     made = faces(PEOPLE, prints, sharpness=[0.1, 0.9, 1, 1, 0.5])
-    table, _ = decide(made, GroupOptions(same_person=0.9, min_sharpness=0.3))
+    table, _ = decide(made, GroupOptions(perhaps_same_person=0.9, same_person=0.9, min_sharpness=0.3))
     filesystem, folder = open_filesystem(tmp_path)
     write_lists(table, [["zzz.jpg", "no-face", "no face was found"]], filesystem, folder)
     rejected = (tmp_path / "rejected.csv").read_text().splitlines()
