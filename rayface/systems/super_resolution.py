@@ -1,7 +1,8 @@
 """Super-resolution (SPEC F2, C9): a whole photo at twice or four times its size.
 
 The network is trained on random patches of clear pictures and their small versions, for all its scales at once, with
-reconstruction losses only: what it adds is what the small picture implies, not texture that may be wrong.
+reconstruction losses and a light perceptual one; no adversarial one, so that it adds what the small picture implies and
+paints no texture that may be wrong.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from rayface.data.reduction import ReductionConfig, reduce
 from rayface.errors import RayfaceError
 from rayface.imaging.codec import to_float, to_uint8
 from rayface.imaging.tiles import run_tiled
+from rayface.networks.efficientnet_lite import feature_distance
 from rayface.networks.upscaler import Upscaler, UpscalerConfig
 from rayface.systems.base import Batch, ExportView, Networks, OptimizerSpec, Phase, PhaseState, System, SystemConfig
 from rayface.systems.losses import detail_loss
@@ -35,6 +37,8 @@ class SuperResolutionConfig(SystemConfig):
     reduction: ReductionConfig = field(default_factory=ReductionConfig)
     patch: int = 96  # side of the clear patches that are cut out of the crops, px
     detail: float = 1.0  # weight of the Laplacian pyramid's L1 beside the plain L1
+    perceptual: float = 0.1  # weight of the distance of features, used with `perceptual_network`
+    perceptual_network: str = ""  # a frozen image network whose stages are compared, "pretrained:efficientnet_lite0:4"
     learning_rate: float = 1e-3
 
 
@@ -72,6 +76,9 @@ class SuperResolution(System):
     def build(self, config: SuperResolutionConfig) -> dict[str, nn.Module]:
         return {"upscaler": Upscaler(config.upscaler)}
 
+    def frozen_models(self, config: SuperResolutionConfig) -> dict[str, str]:
+        return {"perceptual_network": config.perceptual_network} if config.perceptual_network else {}
+
     def optimizers(self, config: SuperResolutionConfig) -> dict[str, OptimizerSpec]:
         warmup = min(100, config.steps // 10)
         return {
@@ -92,10 +99,14 @@ class SuperResolution(System):
 
     def _loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
         clear, terms = batch["clear"], {}
+        look = state.frozen.get("perceptual_network")
+        with torch.no_grad():
+            wanted = look(clear) if look else []
         for scale in state.config.upscaler.scales:
             made = networks["upscaler"](batch[f"small_x{scale}"], scale).float()
-            pixel, detail = F.l1_loss(made, clear), detail_loss(made, clear)
-            terms[f"x{scale}"] = pixel + state.config.detail * detail
+            terms[f"x{scale}"] = F.l1_loss(made, clear) + state.config.detail * detail_loss(made, clear)
+            if look:
+                terms[f"x{scale}"] += state.config.perceptual * feature_distance(look(made), wanted).mean()
         return torch.stack(list(terms.values())).mean(), terms
 
     def evaluate(

@@ -16,7 +16,7 @@ from rayface.networks.widths import apply_widths, read_widths
 from rayface.store import ModelStore
 from rayface.systems.base import get_system, resolve_config
 from rayface.systems.super_resolution import SuperResolution, upscale
-from rayface.training.loop import Training, run
+from rayface.training.loop import StepBatches, Training, run
 from rayface.training.workers import solo
 from tests.scenes import scene
 
@@ -65,6 +65,29 @@ def test_training_beats_interpolation(drawn_faces: str) -> None:
         assert set(report[case]) >= {"nearest", "bicubic", "lanczos", "model", "gain_over_lanczos"}
     assert report["x2_clean"]["lanczos"]["psnr"]["value"] > report["x2_clean"]["nearest"]["psnr"]["value"]
     assert again == report, "inputs are pinned"
+
+
+class Edges(torch.nn.Module):
+    """A stand-in of two stages for a pretrained network: it must exist in no wheel."""
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [images.diff(dim=-1), torch.nn.functional.avg_pool2d(images, 4)]
+
+
+def test_the_perceptual_term_joins_where_its_network_is_named(drawn_faces: str) -> None:
+    system = get_system("super_resolution")
+    settings = ["steps=4", "precision=fp32", "perceptual_network=pretrained:efficientnet_lite0:4"]
+    config = resolve_config(system, "tiny", settings)
+    assert system.frozen_models(config) == {"perceptual_network": "pretrained:efficientnet_lite0:4"}
+    assert system.frozen_models(system.config("small")) == {}
+    dataset = FaceDataset(drawn_faces, "train", config.size)
+    batch = StepBatches(system, config, dataset, solo())[0]
+    plain = Training.start(system, config, solo())
+    guided = Training.start(system, config, solo(), {"perceptual_network": Edges()})
+    losses = [training.run_step(batch)["loss/upscaler"] for training in (plain, guided)]
+    assert losses[1] > losses[0]
+    heads = [training.networks["upscaler"].heads["2"].weight for training in (plain, guided)]  # type: ignore[union-attr, index]
+    assert not torch.equal(*heads), "the term moves the network"
 
 
 def test_the_step_from_the_store(tmp_path: Path) -> None:
