@@ -106,10 +106,11 @@ def over_people(
 ) -> dict[str, Any]:
     """`{value, low, high, people}` of a statistic of pair weights [P]: 95 % bootstrap interval over people.
 
-    In a draw a same-person pair weighs as often as its person was drawn, a different pair the product of both counts.
+    Only people of the pairs are drawn. In a draw a same-person pair weighs as often as its person was drawn, a
+    different pair the product of both counts.
     """
-    held, index = np.unique(people, return_inverse=True)
-    first, second = index[pairs.first], index[pairs.second]
+    held, index = np.unique(people[np.concatenate([pairs.first, pairs.second])], return_inverse=True)
+    first, second = np.split(index, 2)
     random = np.random.default_rng(0)
     values = []
     for _ in range(draws):
@@ -182,8 +183,8 @@ def verification_report(
 ) -> dict[str, Any]:
     """AUC, true accept rates and accuracy of an embedding on a split, with intervals over people.
 
-    `embed` maps crops uint8 [N, 3, S, S] to [N, D]. `others`: embeddings measured on the same pairs; the report gives
-    the AUC of each and the difference of ours to it. Faces of unknown people are left out. Raises RayfaceError when
+    `embed` maps crops uint8 [N, 3, S, S] to [N, D]. `others`: embeddings measured on the same pairs, each with
+    the difference of our AUC to its own. Faces of unknown people are left out. Raises RayfaceError when
     there are no two photos of one person.
     """
     total = min(len(dataset), limit or len(dataset))
@@ -204,7 +205,7 @@ def verification_report(
     for name, other in (others or {}).items():
         theirs = RankedScores(pairs.scores(embed_faces(other, dataset, faces, batch)), pairs.same)
         report[name] = {
-            "auc": over_people(theirs.auc, pairs, people),
+            **_ranking(theirs, pairs, people),
             "auc_difference": over_people(_difference(ranked, theirs), pairs, people),
         }
     return report
@@ -214,12 +215,16 @@ def _difference(ours: RankedScores, theirs: RankedScores) -> Callable[[np.ndarra
     return lambda weights: ours.auc(weights) - theirs.auc(weights)
 
 
-def _measures(embeddings: np.ndarray, pairs: Pairs, people: np.ndarray) -> dict[str, Any]:
-    scores = pairs.scores(embeddings)
-    ranked = RankedScores(scores, pairs.same)
-    report: dict[str, Any] = {"auc": over_people(ranked.auc, pairs, people)}
+def _ranking(ranked: RankedScores, pairs: Pairs, people: np.ndarray) -> dict[str, Any]:
+    report = {"auc": over_people(ranked.auc, pairs, people)}
     for far in FALSE_ACCEPT_RATES:
         report[f"tar_at_far_{far:g}"] = over_people(partial(ranked.tar, far=far), pairs, people)
+    return report
+
+
+def _measures(embeddings: np.ndarray, pairs: Pairs, people: np.ndarray) -> dict[str, Any]:
+    scores = pairs.scores(embeddings)
+    report = _ranking(RankedScores(scores, pairs.same), pairs, people)
     chosen = _balanced(pairs)
     # one person's pairs stay in one fold, by the first face
     folds = np.random.default_rng(0).permutation(people.max() + 1)[people[pairs.first[chosen]]] % FOLDS

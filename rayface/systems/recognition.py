@@ -210,16 +210,18 @@ class Recognition(System):
         return report
 
     def sample_grid(self, networks: Networks, batch: Batch, config: RecognitionConfig) -> Tensor:
-        """Clean crops, what was made of them, and below each of these a column of cosines to the clean ones (white: 1).
+        """Clean crops, what was made of them, and below each of these a column of its cosines to the clean ones.
 
-        A bright diagonal means that faces are known again.
+        Black is the lowest of them, white the highest: a bright diagonal means that faces are known again.
         """
         from rayface.evaluation.pictures import grid
 
         clean, seen = batch["clean"][:6], batch["seen"][:6]
         known, found = (F.normalize(networks["recogniser"](faces).float()) for faces in (clean, seen))
-        cosines = (known @ found.T).clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
-        tiles = [row[:, None, None, None].expand(-1, 3, *clean.shape[-2:]) for row in cosines]
+        cosines = (known @ found.T).cpu()
+        cosines = (cosines - cosines.min()) / (cosines.max() - cosines.min()).clamp_min(1e-6)
+        levels = cosines.mul(255).round().to(torch.uint8)
+        tiles = [row[:, None, None, None].expand(-1, 3, *clean.shape[-2:]) for row in levels]
         return grid([to_uint8(clean.cpu()), to_uint8(seen.cpu()), *tiles])
 
 

@@ -175,6 +175,8 @@ def test_report_of_a_good_and_a_worthless_embedding(tmp_path: Path) -> None:
     assert {"same_sex", "Male", "not_Male", "not_Young"} <= report["subgroups"].keys()
     assert "Young" not in report["subgroups"]  # nobody is
     assert report["subgroups"]["Male"]["pairs_same"] == 39
+    assert report["subgroups"]["Male"]["auc"]["people"] == 13
+    assert report["noise"]["tar_at_far_0.01"]["value"] < 0.2 < report["tar_at_far_0.01"]["value"]
 
 
 def test_people_with_one_photo_each_cannot_be_verified(tmp_path: Path) -> None:
