@@ -1,6 +1,6 @@
 """Make the attribute judge (rayface/evaluation/attribute_judge.py) and measure it.
 
-    python benchmarks/train_attribute_judge.py --data DIR      # DIR: an ingest of celeba-mini; 6 minutes on one core
+    python benchmarks/train_attribute_judge.py --data DIR      # DIR: an ingest of celeba-mini; 5 minutes on one core
 
 A ridge read-out of frozen EfficientNet-Lite2 features of the train split, each face seen four times under the judge's
 own augmentation. Its probabilities are calibrated on out-of-fold logits of five folds of people. The test split is
