@@ -9,7 +9,6 @@ from rayface.data.synth import draw_face
 from rayface.imaging.filters import gaussian_blur
 from rayface.imaging.quality import face_sharpness
 
-
 SHARP = 0  # a drawn photo that is not out of focus
 
 
