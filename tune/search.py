@@ -147,7 +147,8 @@ def run_trial(wanted: Search, request: SearchRequest, chosen: Mapping[str, Any],
     trained = time.perf_counter()
     device = "cuda" if request.gpu else "cpu"
     store = ModelStore(done["store"])
-    report = evaluate(wanted.system, request.data, store, None, "validation", request.limit or None, device)
+    limit = request.limit or None
+    report = evaluate(wanted.system, request.data, store, None, "validation", limit, device, judged=False)
     return {
         **wanted.metrics(report["metrics"]),
         "train_seconds": round(trained - started, 2),

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rayface.errors import RayfaceError
-from rayface.evaluation.judges import Panel, refusals, using
+from rayface.evaluation.judges import JUDGES, Panel, refusals, refused_by_terms, using
 from rayface.evaluation.subgroups import (
     by_group,
     group_masks,
@@ -34,12 +34,15 @@ def evaluate(
     split: str = "test",
     limit: int | None = None,
     device: str = "cpu",
+    judged: bool = True,
 ) -> dict[str, Any]:
     """Metrics of `model` (a store reference; by default the system's own name) with what they were measured on.
 
+    Without `judged` no judge is asked, for searches that look at PSNR alone: judges take most of the time.
+
     `judges` are the hashes of the networks that judged; `missing` names each metric that could not be measured, why,
-    and how to get its judge; `notes` says which judges the model met indirectly while it was trained; `subgroups`:
-    see `subgroup_report`.
+    and how to get its judge; `notes` says which labels are no truth but predicted, and which judges the model met
+    indirectly while it was trained; `subgroups`: see `subgroup_report`.
 
     Raises RayfaceError: no such model, a model of another system, no such split.
     """
@@ -56,8 +59,10 @@ def evaluate(
     dataset = FaceDataset(data, split, loaded.config.size, system.labels)
     networks = {name: network.to(device) for name, network in loaded.networks.items()}
     started = time.perf_counter()
-    direct, indirect = loss_networks(store, system_name, loaded.config)
-    panel = Panel(torch.device(device), refusals(direct))
+    direct, indirect = loss_networks(store, system_name, loaded.config) if judged else ({}, {})
+    unasked = {} if judged else dict.fromkeys(JUDGES, "not measured: no judge was asked")
+    by_terms = refused_by_terms() if store.commercial_only else {}
+    panel = Panel(torch.device(device), refusals(direct) | by_terms | unasked)
     with using(panel), per_photo_values() as values:
         metrics = system.evaluate(networks, loaded.config, dataset, torch.device(device), limit)
     return {
@@ -73,14 +78,31 @@ def evaluate(
         "judges": panel.asked,
         "missing": panel.missing,
         "notes": [
-            f"{reference}, which taught a network that this model was trained with, is the judge {judge!r}"
-            for reference, network in indirect.items()
-            for judge in refusals({reference: network})
-            if judge in panel.asked
+            *predicted_labels(dataset, system.columns),
+            *(
+                f"{reference}, which taught a network that this model was trained with, is the judge {judge!r}"
+                for reference, network in indirect.items()
+                for judge in refusals({reference: network})
+                if judge in panel.asked
+            ),
         ],
         "subgroups": subgroup_report(values, dataset, store),
         "metrics": metrics,
     }
+
+
+def predicted_labels(dataset: "FaceDataset", columns: Sequence[str]) -> list[str]:
+    """A note for each of a system's columns that `rayface data label` filled: agreement with a model is no accuracy."""
+    from rayface.data.dataset import IDENTITY_INDEX
+
+    used = {"identity" if column == IDENTITY_INDEX else column for column in columns}
+    return [
+        f"the {column} of {entry['faces']} faces of this data was predicted by {entry.get('model', 'a measure')}: with "
+        "these faces the metrics say how far the model agrees with that one, not whether it is right"
+        for column, entries in dataset.manifest.get("labelled_by", {}).items()
+        if column in used
+        for entry in entries
+    ]
 
 
 def subgroup_report(values: Mapping[str, np.ndarray], dataset: "FaceDataset", store: ModelStore) -> dict[str, Any]:
@@ -99,7 +121,10 @@ def subgroup_report(values: Mapping[str, np.ndarray], dataset: "FaceDataset", st
         if "attributes" not in store.names():
             missing = "the data has no labels, and the store no model 'attributes' that could predict them"
             return {"source": missing, "groups": {}}
-        loaded = store.load("attributes")
+        try:
+            loaded = store.load("attributes")
+        except RayfaceError as refused:  # by its terms: that is no reason to lose the metrics
+            return {"source": str(refused), "groups": {}}
         source = f"what {loaded.ref} predicts, as the data has no labels"
         step = get_system(loaded.system).make_step(loaded)
         attributes = predicted_attributes(dataset, total, step.classify, step.size)

@@ -184,10 +184,17 @@ def judged_metrics() -> dict[str, JudgedMetric]:
 def refusals(loss_networks: Mapping[str, nn.Module]) -> dict[str, str]:
     """Which judges share weights with networks that a model was trained with, and why they are refused for it."""
     found = {}
-    for name in JUDGES:
+    tensors = {reference: fingerprints(network) for reference, network in loss_networks.items()}
+    for name in JUDGES if tensors else ():  # judges are loaded only where there is something to compare
         with contextlib.suppress(RayfaceError):
             judge = load_judge(name)
-            for reference, network in loss_networks.items():
-                if judge.tensors & fingerprints(network):
+            for reference, held in tensors.items():
+                if judge.tensors & held:
                     found[name] = f"not measured: the judge {name!r} is {reference}, which this model was trained with"
     return found
+
+
+def refused_by_terms() -> dict[str, str]:
+    """Which judges may not be used where only commercial use is allowed, and why."""
+    why = "not measured: the judge {!r} is for research only, and only what allows commercial use may be used here"
+    return {name: why.format(name) for name, judge in JUDGES.items() if judge.licence == "research-only"}

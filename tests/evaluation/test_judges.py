@@ -1,5 +1,7 @@
 """Judges: what they measure, what is said where one is absent, that none judges what it trained."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +13,8 @@ from torch import Tensor, nn
 from rayface.data.dataset import FaceDataset
 from rayface.errors import RayfaceError
 from rayface.evaluation import judges
-from rayface.evaluation.evaluate import evaluate
-from rayface.evaluation.judges import Panel, judged_metrics, load_judge, refusals, using
+from rayface.evaluation.evaluate import evaluate, predicted_labels
+from rayface.evaluation.judges import JUDGED_METRICS, Panel, judged_metrics, load_judge, refusals, using
 from rayface.evaluation.report import print_report, rows
 from rayface.evaluation.restoration import CLASSICAL, gaussian_filter, restoration_report, summary
 from rayface.imaging.codec import to_uint8
@@ -126,6 +128,40 @@ def test_evaluate_says_who_judged_what_is_missing_and_refuses_what_trained(
     assert f"judge identity: sha256 {report['judges']['identity'][:16]}" in printed
     assert "missing identity_distance_second: FaceRes" in printed
     assert f"{ENVIRONMENT} is not set" in printed
+
+
+def test_no_judge_is_loaded_for_a_model_that_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judges, "load_judge", lambda name: pytest.fail(f"{name} was loaded"))
+    assert refusals({}) == {}
+
+
+def test_a_search_asks_no_judge_and_terms_refuse_the_research_only_one(tmp_path: Path, drawn_faces: str) -> None:
+    system = get_system("enhancement")
+    config = system.config("tiny")
+    store = ModelStore(tmp_path, commercial_only=True)
+    details = {"commercial_use": True}
+    store.save("enhancement", "enhancement", config, {"enhancer": system.build(config)["enhancer"]}, details=details)
+    report = evaluate("enhancement", drawn_faces, store, split="validation", limit=2)
+    assert "identity" in report["judges"]
+    assert "attributes" not in report["judges"]
+    assert "research only" in report["missing"]["attribute_distance"]
+    report = evaluate("enhancement", drawn_faces, store, split="validation", limit=2, judged=False)
+    assert report["judges"] == {}
+    assert set(report["missing"]) == set(JUDGED_METRICS)
+    assert report["metrics"]["all"]["model"]["psnr"]["value"] > 0
+
+
+def test_labels_that_a_model_predicted_are_noted(tmp_path: Path, drawn_faces: str) -> None:
+    data = shutil.copytree(drawn_faces, tmp_path / "faces")
+    manifest = json.loads((data / "dataset.json").read_text())
+    by = {"mask": [{"model": "parsing@4", "faces": 64}], "identity": [{"model": "recognition@1", "faces": 9}]}
+    (data / "dataset.json").write_text(json.dumps({**manifest, "labelled_by": by}))
+    dataset = FaceDataset(data)
+    (note,) = predicted_labels(dataset, get_system("parsing").columns)
+    assert "mask of 64 faces of this data was predicted by parsing@4" in note
+    (note,) = predicted_labels(dataset, get_system("recognition").columns)
+    assert "identity of 9 faces" in note
+    assert predicted_labels(dataset, get_system("enhancement").columns) == []
 
 
 def test_the_judge_behind_a_teacher_is_noted(tmp_path: Path, drawn_faces: str) -> None:

@@ -127,6 +127,9 @@ def test_without_labels_a_stored_model_predicts_or_it_is_said(drawn_faces: str, 
     assert found["source"] == "what attributes@1 predicts, as the data has no labels"
     assert found["groups"]["all"]["photos"] == 8
     assert found["groups"]["Male: yes"]["photos"] + found["groups"]["Male: no"]["photos"] == 8
+    refused = subgroup_report(values, dataset, ModelStore(tmp_path / "store", commercial_only=True))
+    assert refused["groups"] == {}, "terms cost the groups, not the report"
+    assert "attributes@1 is refused" in refused["source"]
 
 
 def test_predicted_labels_in_the_data_are_named(drawn_faces: str, tmp_path: Path) -> None:
