@@ -50,8 +50,17 @@ def _facts(info: Mapping[str, Any]) -> str:
 def _measured_on(report: Mapping[str, Any]) -> str:
     return (
         f"{report['photos']} photos of the {report['split']} split ({report['data_source']}, data digest "
-        f"`{report['data'][:16]}`), on the weights as stored. In brackets 95 % bootstrap intervals over photos."
+        f"`{report['data'][:16]}`), on the weights as stored. In brackets 95 % bootstrap intervals over "
+        f"{' or '.join(_drawn(report['metrics'])) or 'photos'}."
     )
+
+
+def _drawn(metrics: Mapping[str, Any]) -> list[str]:
+    """What the bootstrap of these metrics drew: photos, people (of pairs), or both."""
+    if _is_interval(metrics):
+        return [unit for unit in ("photos", "people") if unit in metrics]
+    found = {unit for value in metrics.values() if isinstance(value, Mapping) for unit in _drawn(value)}
+    return sorted(found, reverse=True)
 
 
 def tables(metrics: Mapping[str, Any], title: str = "") -> Iterator[str]:
@@ -105,7 +114,11 @@ def _number(value: float) -> str:
 
 
 def _is_leaf(value: Any) -> bool:
-    return not isinstance(value, Mapping) or {"value", "low", "high"} <= value.keys()
+    return not isinstance(value, Mapping) or _is_interval(value)
+
+
+def _is_interval(value: Mapping[str, Any]) -> bool:
+    return {"value", "low", "high"} <= value.keys()
 
 
 def _holds_leaves(value: Mapping[str, Any]) -> bool:

@@ -101,6 +101,13 @@ def test_every_figure_of_a_card_is_the_reports(reported: tuple[dict[str, Any], d
     assert "0.1235" in model_card(info, other)
 
 
+def test_a_card_says_what_its_intervals_are_over(reported: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    info, report = reported
+    assert "bootstrap intervals over photos." in model_card(info, report)
+    pairs = {"auc": {"value": 0.9, "low": 0.8, "high": 1.0, "people": 40}, "subgroups": {"Male": {"pairs_same": 4}}}
+    assert "bootstrap intervals over people." in model_card(info, {**report, "metrics": pairs})
+
+
 def test_judges_and_what_is_missing_are_named(reported: tuple[dict[str, Any], dict[str, Any]]) -> None:
     info, report = reported
     judged = {**report, "judges": {"identity": "ab" * 32}, "missing": {"perceptual_distance": "no wheel"}}
