@@ -35,7 +35,7 @@ class Settings:
     """The whole service. Sizes in bytes and pixels, times in seconds."""
 
     store: str | None = None  # model store; the release weights are behind it
-    steps: tuple[str, ...] = ("enhance",)
+    steps: tuple[str, ...] = ("enhance", "upscale")
     models: dict[str, str] = field(default_factory=dict)  # step (or "detect", "parse") -> name or name@version
     allowed_licences: tuple[str, ...] = ()  # if given, models under other licences are refused
     commercial_only: bool = False  # refuse models that do not state that commercial use is allowed

@@ -56,7 +56,8 @@ def test_config_yaml_is_valid_for_serve_and_gives_settings() -> None:
     assert schema.logging_config is not None
     args, http = read_config(str(CONFIG))
     settings = settings_from(args)
-    assert settings.steps == ("enhance",)
+    assert settings.steps == ("enhance", "upscale")
+    assert settings.max_output_megapixels == Settings().max_output_megapixels
     assert http["port"] == 8000
     assert http["request_timeout_s"] > settings.timeout_s
 
@@ -114,7 +115,7 @@ def test_command_line_refusals(arguments: list[str], message: str, capsys: pytes
     ("args", "message"),
     [
         ("models: {enhance: enhancement@99}", "no model 'enhancement@99'"),
-        ("models: {beautify: beauty}", "'beautify' is not in use; in use are enhance, detect, parse"),
+        ("models: {beautify: beauty}", "'beautify' is not in use; in use are enhance, upscale, detect, parse"),
         ("steps: [beautify9]", "Unknown step 'beautify9'"),
         ("allowed_licences: [MIT]", "enhancement@1 has licence 'Apache-2.0'.*allows MIT"),
     ],
@@ -144,6 +145,7 @@ def test_models_are_pinned_to_their_version_at_the_start(tmp_path: Path) -> None
     store = save_tiny_models(tmp_path / "store").uri
     assert resolve_models(settings_from({"store": store})) == {
         "enhance": "enhancement@1",
+        "upscale": "super_resolution@1",
         "detect": "detection@1",
         "parse": "parsing@1",
     }
