@@ -28,12 +28,12 @@ from rayface.data import celeba_labels
 from rayface.data.dataset import FaceDataset
 from rayface.data.grouping import alike, connected, person_groups
 from rayface.data.splits import celeba_splits
-from rayface.labelling.groups import PERHAPS_SAME_PERSON, SAME_PERSON, GroupOptions
+from rayface.labelling.groups import COSINES, GroupOptions
 from rayface.labelling.labeller import LabelOptions
 from rayface.labelling.run import IngestOptions, label
 from rayface.ray_session import connect
 
-THRESHOLDS = (0.92, 0.93, 0.94, 0.95, 0.96, 0.97)
+THRESHOLDS = (0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98)
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--with", dest="labels_wanted", default="masks,embeddings,sharpness")
     parser.add_argument("--model", action="append", default=[], help="label=reference")
     parser.add_argument("--store", default="")
-    parser.add_argument("--same-person", type=float, default=SAME_PERSON)
+    parser.add_argument("--same-person", type=float, default=0.0, help="0: the recogniser's own")
     parser.add_argument("--copies", type=int, default=60, help="photos of which four copies each are made")
     options = parser.parse_args()
     connect(quiet=True)
@@ -61,16 +61,17 @@ def main() -> None:
             "cpus": os.cpu_count(),
             "load_average": os.getloadavg()[0],
             "false_alarms_among_originals": (Path(scratch) / "out/duplicates.csv").read_text().splitlines()[1:],
-            **people(f"{scratch}/out", options.labels, options.same_person),
+            **people(f"{scratch}/out", options.labels),
             "near_duplicates": copies(options.photos, Path(scratch), options.copies),
         }
     print(json.dumps(report, indent=1))
 
 
-def people(folder: str, labels: Path, threshold: float) -> dict[str, Any]:
+def people(folder: str, labels: Path) -> dict[str, Any]:
     """The groups of `folder` against identity.csv: one face a photo, the largest."""
     who = celeba_labels.identities("identity.csv", (labels / "identity.csv").read_text())
     faces = FaceDataset(folder)
+    threshold, perhaps = (faces.manifest["options"][name] for name in COSINES)
     rows = [row for row, face in enumerate(faces.ids) if face.endswith("#0")]
     photos = [Path(faces.ids[row]).stem for row in rows]
     columns = faces.batch(rows, ("embedding", "split"))
@@ -93,7 +94,7 @@ def people(folder: str, labels: Path, threshold: float) -> dict[str, Any]:
             "wrongly_joined_pairs": {str(t): joined(vectors[train], t) for t in THRESHOLDS},
         },
         "people_at": threshold,
-        "largest_split_unit_of_train": largest_group(vectors[train], PERHAPS_SAME_PERSON),
+        "largest_split_unit_of_train": largest_group(vectors[train], perhaps),
         "people": pairs_report(np.unique(named, return_inverse=True)[1][test], identity[test]),
         "connected_components_instead": pairs_report(components(vectors, threshold)[test], identity[test]),
         "known_people_with_two_photos": len(several),

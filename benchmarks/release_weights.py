@@ -17,7 +17,7 @@ from rayface.store import RELEASE_WEIGHTS, ModelStore, open_store
 from rayface.terms import commercial_use
 
 # What training wrote into config.json and the release keeps.
-KEPT = ("run", "steps", "init", "data", "command", "calibration", "source")
+KEPT = ("run", "steps", "init", "data", "command", "calibration", "source", "cosines")
 
 
 def main() -> None:

@@ -24,10 +24,10 @@ def label(
     ] = 0.1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="predict also what the source has already")] = False,
     same_person: Annotated[
-        float, typer.Option(help="cosine of embeddings from which on faces are of one person; 0: the default")
+        float, typer.Option(help="cosine of embeddings from which on faces are of one person; 0: the recogniser's own")
     ] = 0.0,
     perhaps_same_person: Annotated[
-        float, typer.Option(help="the same, from which on faces are in one split; 0: the default")
+        float, typer.Option(help="the same, from which on faces are in one split; 0: the recogniser's own")
     ] = 0.0,
     duplicates: Annotated[str, typer.Option(help="drop: keep the sharpest of near-duplicates; keep: all")] = "drop",
     min_sharpness: Annotated[float, typer.Option(help="softer faces are left out")] = 0.0,
@@ -52,7 +52,7 @@ def label(
 
     The same command again resumes a stopped one.
     """
-    from rayface.labelling.groups import PERHAPS_SAME_PERSON, SAME_PERSON, GroupOptions
+    from rayface.labelling.groups import GroupOptions
     from rayface.labelling.labeller import LabelOptions
     from rayface.labelling.run import IngestOptions
     from rayface.labelling.run import label as run
@@ -63,8 +63,8 @@ def label(
         out,
         LabelOptions(tuple(filter(None, with_.replace(" ", "").split(","))), _models(model), unsure, overwrite),
         GroupOptions(
-            same_person=same_person or SAME_PERSON,
-            perhaps_same_person=perhaps_same_person or min(PERHAPS_SAME_PERSON, same_person or SAME_PERSON),
+            same_person=same_person,
+            perhaps_same_person=perhaps_same_person,
             duplicates=duplicates,
             min_sharpness=min_sharpness,
         ),

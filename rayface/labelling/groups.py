@@ -1,9 +1,10 @@
 """One pass over what is known of all faces: who is one person, what is the same photo again, who is in which split."""
 
 import csv
+import dataclasses
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +19,9 @@ from rayface.data.grouping import THUMBNAIL_SIDE, Pairs, alike, connected, finge
 from rayface.data.splits import unit_split
 from rayface.errors import RayfaceError
 
-# Cosines of embeddings of dlib's recogniser, or one distilled from it (benchmarks/labelling.py). At SAME_PERSON 6 of
-# 230 860 train pairs of different people are joined: a wrong name is worse than a missed one. For splits a missed one
-# is worse: PERHAPS_SAME_PERSON is dlib's own threshold, a distance of 0.6 at its embeddings' mean length of 1.49.
-SAME_PERSON = 0.95
-PERHAPS_SAME_PERSON = 0.92
+# How alike embeddings of one person are differs from recogniser to recogniser, so each states it: `cosines` of its
+# config.json, chosen by pairs of different people of a train split (benchmarks/labelling.py).
+COSINES = ("same_person", "perhaps_same_person")
 SAME_PHOTO = 0.87  # 98.5 % of copies of 120 train photos lie above it, every pair of other train photos below 0.82
 
 DECISIONS = "decisions.parquet"
@@ -46,24 +45,25 @@ class GroupOptions:
     """How faces are grouped.
 
     same_person: cosine of two embeddings (their average between groups) from which on they are of one person.
-    perhaps_same_person: the same, from which on they are in one split; never above same_person. same_photo:
+    perhaps_same_person: the same, from which on they are in one split; never above same_person. 0 for either: what the
+    recogniser states (`stated_by`). A wrong name is worse than a missed one; for splits a missed one is. same_photo:
     correlation of two thumbnails from which on they are the same photo. duplicates: "drop" keeps the sharpest of
     each, "keep" all; both list them. min_sharpness: softer faces are left out. splits: "hash" gives each person a
     split by hash, "keep" moves a person who is in several to the strictest (test, then validation).
     """
 
-    same_person: float = SAME_PERSON
-    perhaps_same_person: float = PERHAPS_SAME_PERSON
+    same_person: float = 0.0
+    perhaps_same_person: float = 0.0
     same_photo: float = SAME_PHOTO
     duplicates: str = "drop"
     min_sharpness: float = 0.0
     splits: str = "hash"
 
     def __post_init__(self) -> None:
-        for name in ("same_person", "perhaps_same_person", "same_photo"):
-            if not 0 < getattr(self, name) <= 1:
+        for name in (*COSINES, "same_photo"):
+            if not 0 <= getattr(self, name) <= 1 or (name == "same_photo" and not self.same_photo):
                 raise RayfaceError(f"label: {name}={getattr(self, name)} must be above 0 and at most 1.")
-        if self.perhaps_same_person > self.same_person:
+        if self.same_person and self.perhaps_same_person > self.same_person:
             raise RayfaceError(
                 f"label: perhaps_same_person={self.perhaps_same_person} must not be above same_person="
                 f"{self.same_person}: a person would be in two splits."
@@ -73,6 +73,24 @@ class GroupOptions:
                 raise RayfaceError(f"label: {name}={getattr(self, name)!r}: choose {' or '.join(choices)}.")
         if not 0 <= self.min_sharpness < float("inf"):
             raise RayfaceError(f"label: min_sharpness={self.min_sharpness} must be 0 or more.")
+
+    def stated_by(self, recogniser: Mapping[str, Any]) -> "GroupOptions":
+        """These options, with the `cosines` of a recogniser (`model` and further keys) where none is given.
+
+        Raises RayfaceError for a recogniser that states none.
+        """
+        if self.same_person and self.perhaps_same_person:
+            return self
+        stated = recogniser.get("cosines", {})
+        if not all(isinstance(stated.get(name), float) for name in COSINES):
+            raise RayfaceError(
+                f"label: {recogniser['model']} does not state from which cosine on two faces are of one person "
+                "(`cosines` of its config.json). Give --same-person and --perhaps-same-person, chosen on pairs of "
+                "people that you know, or take --model embeddings=pretrained:dlib, or label without embeddings."
+            )
+        same = self.same_person or stated["same_person"]
+        perhaps = self.perhaps_same_person or min(stated["perhaps_same_person"], same)
+        return dataclasses.replace(self, same_person=same, perhaps_same_person=perhaps)
 
 
 @dataclass(frozen=True)
@@ -143,12 +161,18 @@ def _stacked(vectors: Sequence[np.ndarray | None]) -> np.ndarray:
 
 
 def decide(faces: Faces, options: GroupOptions) -> tuple[pa.Table, dict[str, Any]]:
-    """What becomes of each face (DECISION_SCHEMA, the order of `faces`), and counts of the groups."""
+    """What becomes of each face (DECISION_SCHEMA, the order of `faces`), and counts of the groups.
+
+    Raises RayfaceError where there are embeddings and `options` lack a cosine.
+    """
     soft = np.asarray(faces.sharpness < options.min_sharpness)  # NaN is not
     embedded = np.asarray(faces.embeddings.any(1))
-    people = alike(np.where(soft[:, None], 0, faces.embeddings), options.perhaps_same_person)
-    groups = person_groups(faces.embeddings, people.above(options.same_person), options.same_person, faces.known)
-    perhaps = person_groups(faces.embeddings, people, options.perhaps_same_person)
+    if embedded.any():
+        options = options.stated_by({"model": "the recogniser of these embeddings"})
+    same_person, perhaps_same = options.same_person or 1.0, options.perhaps_same_person or 1.0  # zeros are like nobody
+    people = alike(np.where(soft[:, None], 0, faces.embeddings), perhaps_same)
+    groups = person_groups(faces.embeddings, people.above(same_person), same_person, faces.known)
+    perhaps = person_groups(faces.embeddings, people, perhaps_same)
     copies = alike(np.where(soft[:, None], 0, faces.fingerprints), options.same_photo)
     sharpness = np.nan_to_num(faces.sharpness)
     steps = np.round(10 * np.log(np.maximum(sharpness, 1e-3))).tolist()  # of a tenth: compression noise is no detail
@@ -179,7 +203,7 @@ def decide(faces: Faces, options: GroupOptions) -> tuple[pa.Table, dict[str, Any
         "people_with_two_or_more": sum(size > 1 for size in sizes.values()),
         "largest_group": max(sizes.values(), default=0),
         "near_duplicates": len(repeats),
-        "alike_across_splits": _across(people.above(options.same_person), splits, stays),
+        "alike_across_splits": _across(people.above(same_person), splits, stays),
     }
 
 

@@ -32,6 +32,7 @@ from rayface.labelling.labeller import COLUMN_OF, SYSTEM_OF, Labeller, LabelOpti
 from rayface.store import open_store
 
 PLAN = "label.json"
+STATED = ("sha256", "licence", "terms", "commercial_use", "cosines")  # what dataset.json keeps of a model
 WORK = "work"
 
 
@@ -87,6 +88,8 @@ def label(
     if splits == "auto":
         splits = "hash" if (ready["format"] if ready else photos.format) == "folder" else "keep"
     groups = dataclasses.replace(groups, splits=splits)
+    if recogniser := _recogniser(ready, models):
+        groups = groups.stated_by(recogniser)
     place = _Place(storage.absolute(str(out)).rstrip("/"))
     claim(place.filesystem, place.folder, _plan(source, options, groups, photos, models, ready), PLAN)
     if place.finished():
@@ -106,7 +109,7 @@ def label(
 
 
 def find_models(options: LabelOptions, store: str) -> dict[str, dict[str, Any]]:
-    """For each label that takes a model: {model: name@version, sha256, licence, terms, commercial_use}.
+    """For each label that takes a model: {model: name@version} and what of STATED it states.
 
     Raises RayfaceError naming the label where the store has no such model, or one of another system.
     """
@@ -131,7 +134,7 @@ def find_models(options: LabelOptions, store: str) -> dict[str, dict[str, Any]]:
                 f"label: --model {name}={ref}: it is a model of {info['system']}, {name} need one of {SYSTEM_OF[name]}."
             )
         pinned = ref if "/" in ref else f"{info['name']}@{info['version']}"
-        stated = {key: info[key] for key in ("sha256", "licence", "terms", "commercial_use") if key in info}
+        stated = {key: info[key] for key in STATED if key in info}
         found[name] = {"model": pinned} | stated
     return found
 
@@ -173,6 +176,14 @@ def _check_one_recogniser(manifest: Mapping[str, Any], models: Mapping[str, Mapp
             f"label: the source's embeddings are those of {', '.join(held)}, not of {wanted['model']}; use "
             "--overwrite to make all anew, or --model embeddings= to name the one they were made with."
         )
+
+
+def _recogniser(
+    manifest: Mapping[str, Any] | None, models: Mapping[str, Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
+    """The recogniser of this run's embeddings, else the one of those that the source has; None without embeddings."""
+    held = (manifest or {}).get("labelled_by", {}).get("embedding", [])
+    return models.get("embeddings") or next(iter(held), None)
 
 
 def _plan(

@@ -68,9 +68,15 @@ def test_who_may_be_one_person_has_two_names_but_one_split() -> None:
 
 
 def test_faces_without_embedding_are_nobody() -> None:
-    table, counts = decide(faces(np.zeros((3, 4))), GroupOptions())
+    table, counts = decide(faces(np.zeros((3, 4)), splits=["test", "train", "train"]), GroupOptions(splits="keep"))
     assert table["identity"].to_pylist() == [None] * 3
+    assert table["split"].to_pylist() == ["test", "train", "train"], "they are not one unit either"
     assert counts["people"] == 0
+
+
+def test_embeddings_without_a_cosine_are_refused() -> None:
+    with pytest.raises(RayfaceError, match="does not state from which cosine on"):
+        decide(faces(PEOPLE), GroupOptions())
 
 
 def test_of_copies_the_sharpest_stays_and_both_are_in_one_split() -> None:

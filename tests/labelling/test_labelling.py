@@ -26,7 +26,7 @@ from rayface.imaging import codec
 from rayface.imaging.quality import face_sharpness
 from rayface.labelling.groups import GroupOptions
 from rayface.labelling.labeller import LabelOptions, Predictor, label_rows
-from rayface.labelling.run import IngestOptions, label
+from rayface.labelling.run import IngestOptions, find_models, label
 from rayface.storage import open_filesystem
 from rayface.store import ModelStore
 from tests.tiny_models import save_tiny_models
@@ -44,6 +44,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     config = folder / "parsing/1/config.json"
     stated = {"licence": "research-only", "terms": "non-commercial research", "commercial_use": False}
     config.write_text(json.dumps(json.loads(config.read_text()) | stated))
+    config = folder / "recognition/1/config.json"
+    cosines = {"same_person": 0.95, "perhaps_same_person": 0.92}
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"cosines": cosines}))
     model = ModelStore(folder).load("attributes")  # untrained it is of no opinion; this one has many
     torch.manual_seed(0)
     for parameter in model.networks["classifier"].parameters():
@@ -234,12 +237,29 @@ def test_what_makes_no_sense_is_said(tmp_path: Path, photos: Path, store: str) -
         LabelOptions(("hats",))
     with pytest.raises(RayfaceError, match=r"--unsure 0\.5"):
         LabelOptions(unsure=0.5)
-    with pytest.raises(RayfaceError, match="same_person=0"):
-        GroupOptions(same_person=0)
+    with pytest.raises(RayfaceError, match=r"same_person=1\.2"):
+        GroupOptions(same_person=1.2)
+    with pytest.raises(RayfaceError, match="same_photo=0"):
+        GroupOptions(same_photo=0)
     with pytest.raises(RayfaceError, match="duplicates='both'"):
         GroupOptions(duplicates="both")
     with pytest.raises(RayfaceError, match="--splits 'none'"):
         label(photos, tmp_path / "out", splits="none")
+
+
+def test_a_recogniser_says_who_is_alike(tmp_path: Path, photos: Path) -> None:
+    """Cosines of one recogniser are none of another: the released one's, dlib's; who states none is not guessed at."""
+    released, dlib = (
+        find_models(LabelOptions(("embeddings",), {"embeddings": ref}), str(tmp_path))["embeddings"]
+        for ref in ("recognition@1", "pretrained:dlib")
+    )
+    assert GroupOptions().stated_by(dlib) == GroupOptions(same_person=0.95, perhaps_same_person=0.92)
+    assert GroupOptions().stated_by(released).same_person > 0.97
+    assert GroupOptions(same_person=0.9).stated_by(dlib) == GroupOptions(same_person=0.9, perhaps_same_person=0.9)
+    save_tiny_models(tmp_path, ("recognition",))
+    with pytest.raises(RayfaceError, match=r"recognition@1 does not state .* --same-person"):
+        label(photos, tmp_path / "out", LabelOptions(("embeddings",)), photos=ALIGNED, store=str(tmp_path))
+    assert not (tmp_path / "out").exists()
 
 
 def test_embeddings_of_two_models_are_not_mixed(tmp_path: Path, drawn_faces: str, store: str) -> None:
