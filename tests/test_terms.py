@@ -168,6 +168,10 @@ def test_a_trained_model_inherits(tmp_path: Path, drawn_faces: str) -> None:
     taught = trained("enhancement", "taught", overrides=("teacher=enhancement@1",))
     assert taught["commercial_use"] is True
     assert "teacher (enhancement@1)" in taught["terms"]
+    begun = trained("attributes", "begun", overrides=("backbone=pretrained",))
+    assert "backbone (pretrained:efficientnet_lite0): Apache-2.0; trained on ImageNet" in begun["terms"]
+    random = trained("attributes", "random")
+    assert "pretrained" not in random["terms"]
 
 
 def test_the_service_and_apply_refuse_at_their_start(tmp_path: Path) -> None:

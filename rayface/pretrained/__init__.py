@@ -1,5 +1,5 @@
 """Networks of others, read from the data files of installed packages."""
 
-from rayface.pretrained.references import is_pretrained, load_pretrained, pretrained_info
+from rayface.pretrained.references import is_pretrained, load_pretrained, pretrained_info, pretrained_terms
 
-__all__ = ["is_pretrained", "load_pretrained", "pretrained_info"]
+__all__ = ["is_pretrained", "load_pretrained", "pretrained_info", "pretrained_terms"]

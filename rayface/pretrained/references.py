@@ -76,11 +76,15 @@ def pretrained_info(ref: str) -> dict[str, Any]:
         "version": digest[:HASH_DIGITS],
         "system": known.system,
         "sha256": digest,
-        "licence": known.licence,
-        "terms": known.terms,
-        "commercial_use": True,
+        **pretrained_terms(ref),
         **({"cosines": cosines} if cosines else {}),
     }
+
+
+def pretrained_terms(ref: str) -> dict[str, Any]:
+    """`licence`, `terms` and `commercial_use`; known without the package."""
+    known = KNOWN[_parts(ref)[0]]
+    return {"licence": known.licence, "terms": known.terms, "commercial_use": True}
 
 
 def load_pretrained(ref: str) -> "nn.Module":

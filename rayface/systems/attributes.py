@@ -94,6 +94,10 @@ class Attributes(System):
         classifier.fit_read_out(*probe_features(classifier, dataset))
         return {"classifier": classifier}
 
+    def began_as(self, config: AttributesConfig) -> dict[str, str]:
+        variant = config.classifier.backbone.variant
+        return {"backbone": f"pretrained:efficientnet_lite{variant}"} if config.backbone == "pretrained" else {}
+
     def finish(
         self, networks: Networks, config: AttributesConfig, dataset: "FaceDataset", device: torch.device
     ) -> dict[str, Any]:

@@ -184,6 +184,10 @@ class System:
         """
         return None
 
+    def began_as(self, config: Any) -> dict[str, str]:
+        """`{use: "pretrained:..."}` of what `initial` starts from: what is trained inherits its terms."""
+        return {}
+
     def finish(self, networks: Networks, config: Any, dataset: "FaceDataset", device: torch.device) -> dict[str, Any]:
         """Last changes to copies of the released networks (calibration), on rank 0, just before they are stored.
 

@@ -135,6 +135,9 @@ class Recognition(System):
         assert isinstance(images, Tensor)
         return {"recogniser": narrowed(load_dlib_recogniser(), config.recogniser, to_float(images))}
 
+    def began_as(self, config: RecognitionConfig) -> dict[str, str]:
+        return {"start_from": "pretrained:dlib"} if config.start_from == "dlib" else {}
+
     def optimizers(self, config: RecognitionConfig) -> dict[str, OptimizerSpec]:
         trained = ("recogniser", "margin") if config.losses.margin > 0 else ("recogniser",)
         return {

@@ -166,14 +166,18 @@ def save_model(plan: TrainPlan, training: Any, dataset: Any) -> str:
 
 def _sources(plan: TrainPlan, training: Any, dataset: Any) -> dict[str, Any]:
     """What a model was made from and whose terms it so inherits: data, the model it began as, those that taught it."""
+    from rayface.pretrained import pretrained_terms
     from rayface.store import open_store
     from rayface.terms import dataset_terms
 
     models = dict(training.system.frozen_models(training.config))
     if plan.request.init:
         models["init"] = plan.request.init
+    # a resumed run may end where the package is not installed
+    began = {} if plan.request.init else training.system.began_as(training.config)
     store = open_store(plan.request.store_uri)
     sources = {f"data ({dataset.manifest.get('format')})": dataset_terms(dataset.manifest)}
+    sources |= {f"{use} ({ref})": pretrained_terms(ref) for use, ref in began.items()}
     return sources | {f"{use} ({ref})": store.info(ref) for use, ref in models.items()}
 
 
