@@ -17,7 +17,7 @@ import torch
 from rayface.data.dataset import FaceDataset
 from rayface.evaluation.evaluate import evaluate
 from rayface.evaluation.report import rows
-from rayface.store import ModelStore
+from rayface.store import open_store
 from rayface.systems.base import get_system
 from rayface.training.local import train_here
 from rayface.training.request import TrainRequest
@@ -34,7 +34,7 @@ def point(arguments: argparse.Namespace, share: float) -> dict[str, Any]:
         store=f"{arguments.out}/{name}-store",
     )  # fmt: skip
     model = train_here(request)["models"][arguments.system]
-    report = evaluate(arguments.system, arguments.data, ModelStore(request.store_uri), model, limit=arguments.limit)
+    report = evaluate(arguments.system, arguments.data, open_store(request.store_uri), model, limit=arguments.limit)
     found = dict(rows(report["metrics"]))
     system = get_system(arguments.system)
     faces = len(FaceDataset(arguments.data, "train", require=system.labels, share=share))
