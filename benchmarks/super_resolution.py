@@ -38,7 +38,7 @@ def speed(step: Any, arguments: argparse.Namespace) -> Rows:
     step(noise(300, 300), 2)  # kernels are made at the first call
     for height, width, scale in ((1200, 1667, 2), (1200, 1667, 4), (3000, 4000, 2), (3000, 4000, 4)):
         started, used = time.perf_counter(), time.process_time()
-        photo = enlarge(step, Photo.of(noise(height, width)), Params(scale=scale), MAX_OUTPUT_MEGAPIXELS)
+        photo = enlarge(step, Photo.of(noise(height, width)), Params(scale=scale), arguments.megapixels)
         yield {
             "input": f"{width} x {height}",
             "asked": f"x{scale}",
@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--store", default="")
     parser.add_argument("--model", default="super_resolution")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--megapixels", type=float, default=MAX_OUTPUT_MEGAPIXELS, help="the output cap")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
