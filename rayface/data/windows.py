@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from rayface.imaging.align import invert, resample, scales, similarity, transform_points
 from rayface.records import FFHQ_TEMPLATE, LANDMARK_FLIP
@@ -52,11 +53,17 @@ def place_faces(
     """Each crop, uint8 [N, 3, S, S], and its landmarks [N, 5, 2] mirrored (half of them), turned, scaled and moved.
 
     `sizes`: least and largest scale; `turn`: standard deviation in degrees. A reduced crop lies anywhere inside the
-    picture, whose rest repeats its border; of an enlarged one any part is seen.
+    picture, whose rest repeats its border or (half of them) is a random texture: networks that see nothing but faces'
+    surroundings come to find faces in plain walls. Of an enlarged crop any part is seen.
     """
     size = images.shape[-1]
     matrices = torch.stack([_placement(size, sizes, turn, random) for random in generators])
-    seen = [resample(image, m, size, size, "bilinear") for image, m in zip(images, invert(matrices), strict=True)]
+    seen = []
+    for image, inverse, random in zip(images, invert(matrices), generators, strict=True):
+        picture = resample(image, inverse, size, size, "bilinear")
+        if random.random() < 0.5:
+            picture = torch.where(_covered(inverse, size), picture, _texture(size, random))
+        seen.append(picture)
     points = transform_points(landmarks, matrices)
     mirrored = torch.linalg.det(matrices[:, :, :2]) < 0
     points = torch.where(mirrored[:, None, None], points[:, LANDMARK_FLIP], points)
@@ -74,6 +81,24 @@ def _placement(size: int, sizes: tuple[float, float], turn: float, random: np.ra
     linear = turned @ np.diag([mirror, 1.0])
     shift = middle + random.uniform(-free, free, 2) - linear @ [middle, middle]
     return torch.from_numpy(np.concatenate([linear, shift[:, None]], 1)).float()
+
+
+def _covered(inverse: Tensor, size: int) -> Tensor:
+    """Which picture pixels show the crop: bool [S, S], of the map from picture to crop pixels [2, 3]."""
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    at = torch.stack([x, y], 2).float() @ inverse[:, :2].T + inverse[:, 2]
+    return ((at >= -0.5) & (at <= size - 0.5)).all(2)
+
+
+def _texture(size: int, random: np.random.Generator) -> Tensor:
+    """A colour with noise of four grain sizes and random strengths, half of it grey: float [3, S, S], 0-255."""
+    colour = random.uniform(0, 255) + random.normal(0, 30, (3, 1, 1))  # walls are mostly pale or dull
+    picture = torch.from_numpy(colour).float().expand(3, size, size)
+    for cells in (3, 10, 32, 100):
+        channels = 1 if random.random() < 0.5 else 3
+        noise = torch.from_numpy(random.normal(0, random.uniform(0, 40), (1, channels, cells, cells))).float()
+        picture = picture + functional.interpolate(noise, (size, size), mode="bicubic")[0]
+    return picture.clamp(0, 255)
 
 
 def draw_windows(

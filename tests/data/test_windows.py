@@ -122,3 +122,14 @@ def test_placed_faces_do_not_depend_on_the_batch() -> None:
     alone = place_faces(pictures[2:], points[2:], (0.5, 1.1), 10.0, generators(3)[2:])
     assert torch.equal(together[0][2:], alone[0])
     assert torch.equal(together[1][2:], alone[1])
+
+
+def test_half_of_the_reduced_crops_lie_on_texture() -> None:
+    black, points = torch.zeros(16, 3, 96, 96, dtype=torch.uint8), (TEMPLATE * 96).expand(16, -1, -1)
+    pictures, placed = place_faces(black, points, (0.5, 0.5), 0.0, generators(16))
+    textured = pictures.flatten(1).amax(1) > 0
+    assert 3 <= int(textured.sum()) <= 13
+    for picture, own in zip(pictures[textured], placed[textured], strict=True):
+        (x0, y0), (x1, y1) = own.amin(0).long().tolist(), own.amax(0).long().tolist()
+        assert int(picture[:, y0:y1, x0:x1].max()) == 0  # nothing is painted over the face
+        assert 0.1 < float((picture.amax(0) > 0).float().mean()) < 0.78  # three quarters, less where dark
