@@ -46,8 +46,9 @@ def needs(name: str, data: str, tflops: float, memory: float) -> dict[str, Any]:
     preset = system.config("base")
     overrides = [f"global_batch={FACES}", "compile=false"]
     config = resolve_config(system, "base", overrides)
-    training = Training.start(system, config, solo())
     dataset = FaceDataset(data, None, config.size, system.labels)
+    config = system.fitted(config, dataset)
+    training = Training.start(system, config, solo())
     batch = training.to_device(StepBatches(system, config, dataset, solo())[0])
     flops, kept = 0.0, 0
     for phase in system.phases(config):

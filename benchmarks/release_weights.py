@@ -1,16 +1,19 @@
 """Put a trained model of a store into the release weights: half precision, with metrics, terms and a card.
 
-    python benchmarks/release_weights.py parsing@1 --store runs/store --data DIR --split test \
-        --licence research-only --terms "CelebAMask-HQ: non-commercial research and education" --about card.md
+    python benchmarks/release_weights.py parsing@1 --store runs/store --data DIR --split test --about card.md
 
-`--about` is text for the card: how it was trained and what its limits are. Everything else of the card comes from
+Licence, terms and commercial use are those that training inherited (`rayface.terms`), from its data, from what it began
+as and from its teachers; say them (`--licence`, `--terms`, `--no-commercial-use`) for a model whose config.json does
+not. `--about` is text for the card: how it was trained and what its limits are. Everything else of the card comes from
 config.json and from the metrics, which are measured here on the half-precision weights that are released.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
+from rayface.errors import RayfaceError
 from rayface.evaluation.card import model_card
 from rayface.evaluation.evaluate import evaluate
 from rayface.store import RELEASE_WEIGHTS, ModelStore, open_store
@@ -27,26 +30,19 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--split", default="test")
     parser.add_argument("--limit", type=int, default=0)
-    parser.add_argument("--licence", required=True)
-    parser.add_argument("--terms", required=True)
+    parser.add_argument("--licence")
+    parser.add_argument("--terms")
     parser.add_argument("--commercial-use", action=argparse.BooleanOptionalAction, default=None)
     parser.add_argument("--about", type=Path, required=True)
     arguments = parser.parse_args()
 
     loaded = ModelStore(arguments.store).load(arguments.model)
-    allowed = arguments.commercial_use
-    if allowed is None:
-        inherited = False if arguments.licence == "research-only" else commercial_use(loaded.info)
-        if inherited == "unstated":
-            parser.error("say whether commercial use is allowed: --commercial-use or --no-commercial-use")
-        allowed = inherited
+    terms = stated_terms(loaded.info, arguments.licence, arguments.terms, arguments.commercial_use)
     for network in loaded.networks.values():
         network.half().float()  # what is measured is what is released
     details = {
         **{key: value for key, value in loaded.info.items() if key in KEPT},
-        "licence": arguments.licence,
-        "terms": arguments.terms,
-        "commercial_use": allowed,
+        **terms,
     }
     release = ModelStore(RELEASE_WEIGHTS)
     ref = release.save(loaded.name, loaded.system, loaded.config, loaded.networks, half=True, details=details)
@@ -57,6 +53,27 @@ def main() -> None:
     (folder / "metrics.json").write_text(json.dumps(report, indent=1) + "\n")
     (folder / "README.md").write_text(model_card(release.info(ref), report, arguments.about.read_text()))
     print(json.dumps({"model": ref, "metrics": report["metrics"]}, indent=1))
+
+
+def stated_terms(info: dict[str, Any], licence: str | None, terms: str | None, allowed: bool | None) -> dict[str, Any]:
+    """`licence`, `terms` and `commercial_use` of a release: what config.json says, but for what is given here.
+
+    Raises RayfaceError where neither says it: a release must.
+    """
+    found = {
+        "licence": licence or info.get("licence", "unstated"),
+        "terms": terms or info.get("terms", ""),
+        "commercial_use": commercial_use(info) if allowed is None else allowed,
+    }
+    for key, value in found.items():
+        if value in ("", "unstated"):
+            option = {"commercial_use": "--commercial-use or --no-commercial-use"}.get(key, f"--{key}")
+            raise RayfaceError(f"{info['name']}@{info['version']} does not state its {key}: give {option}")
+    if found["licence"] == "research-only" and found["commercial_use"] is True:
+        raise RayfaceError(
+            "the licence 'research-only' and commercial use exclude each other: give --no-commercial-use"
+        )
+    return found
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from rayface.evaluation.judges import JudgedMetric
 from rayface.evaluation.metrics import bootstrap, psnr
 from rayface.evaluation.super_resolution import bicubic, pinned_inputs
 from rayface.imaging.codec import to_float, to_uint8
-from rayface.pipeline import enlarge, load_step
+from rayface.pipeline import load_step
+from rayface.stages import enlarge
 from rayface.store import open_store
 from rayface.work import MAX_OUTPUT_MEGAPIXELS, Params, Photo
 
