@@ -13,9 +13,10 @@ in common batches. Nothing is padded or mixed between photos, so a photo's faces
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from rayface.networks.mtcnn import Mtcnn, MtcnnConfig, OutputNet, ProposalNet, R
 from rayface.networks.widths import apply_widths
 from rayface.records import check_metadata
 
-RELEASE = Path(__file__).resolve().parents[1] / "weights" / "detection" / "1"
+RELEASES = Path(__file__).resolve().parents[1] / "weights" / "detection"  # a folder a version
 
 CHUNK_PIXELS = 8_000_000  # photos in one pass of the proposal network: bounds memory
 CHUNK_WINDOWS = 512  # candidates in one pass of the other networks
@@ -66,17 +67,23 @@ class Faces:
         return len(self.scores)
 
 
+def newest_release() -> Path:
+    """The folder of the released detector that is used where nobody names one, as the store does: the newest."""
+    versions = (int(path.parent.name) for path in RELEASES.glob("*/config.json") if path.parent.name.isdigit())
+    return RELEASES / str(max(versions, default=1))
+
+
 def load_detector(
     path: str | Path | None = None, device: str | torch.device = "cpu", config: DetectorConfig | None = None
 ) -> "Detector":
-    """The detector of a model folder (`model.safetensors`, `config.json`); the released one by default.
+    """The detector of a model folder (`model.safetensors`, `config.json`); the newest released one by default.
 
     For code below the store, which must find faces before there is any model of one's own (ingest). Raises
     RayfaceError: no such folder, a hash or definitions that do not match.
     """
     from safetensors.torch import load
 
-    folder = Path(path) if path is not None else RELEASE
+    folder = Path(path) if path is not None else newest_release()
     try:
         info = json.loads((folder / "config.json").read_text())
         data = (folder / "model.safetensors").read_bytes()
@@ -94,11 +101,11 @@ def load_detector(
     for name, widths in info["networks"].items():
         apply_widths(networks.get_submodule(name), widths)
     networks.load_state_dict({key: value.float() for key, value in load(data).items()})
-    return Detector(networks, config, device, f"{info['name']}@{info['version']}")
+    return Detector(networks, config, device, f"{info['name']}@{info['version']}", info)
 
 
 class Detector:
-    """The cascade. `model` is its name@version."""
+    """The cascade. `model` is its name@version, `info` what its config.json says."""
 
     def __init__(
         self,
@@ -106,11 +113,13 @@ class Detector:
         config: DetectorConfig | None = None,
         device: str | torch.device = "cpu",
         model: str = "detection",
+        info: Mapping[str, Any] | None = None,
     ) -> None:
         self.networks = networks.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         self.config = config or DetectorConfig()
         self.device = torch.device(device)
         self.model = model
+        self.info = dict(info or {})
 
     @torch.inference_mode()
     def detect(self, photos: Sequence[Tensor], pad: float = 0.0) -> list[Faces]:

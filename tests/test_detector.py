@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rayface import detector as module
 from rayface.data.synth import DrawnScene, draw_scene
-from rayface.detector import RELEASE, Detector, DetectorConfig, Faces, load_detector
+from rayface.detector import Detector, DetectorConfig, Faces, load_detector, newest_release
 from rayface.errors import RayfaceError
 from rayface.networks.mtcnn import Mtcnn
+from rayface.store import ModelStore
 
 
 @pytest.fixture(scope="module")
@@ -110,19 +112,31 @@ def test_a_changed_or_missing_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RayfaceError, match=r"config\.json is missing"):
         load_detector(tmp_path)
     copy = tmp_path / "1"
-    shutil.copytree(RELEASE, copy)
-    assert load_detector(copy).model == "detection@1"
+    release = newest_release()
+    shutil.copytree(release, copy)
+    assert load_detector(copy).model == f"detection@{release.name}"
     data = bytearray((copy / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (copy / "model.safetensors").write_bytes(data)
     with pytest.raises(RayfaceError, match="sha256"):
         load_detector(copy)
-    info = json.loads((RELEASE / "config.json").read_text())
+    info = json.loads((release / "config.json").read_text())
     info["schema"]["rayface.landmarks"] = "[]"
-    shutil.copy(RELEASE / "model.safetensors", copy)
+    shutil.copy(release / "model.safetensors", copy)
     (copy / "config.json").write_text(json.dumps(info))
     with pytest.raises(RayfaceError, match=r"rayface\.landmarks"):
         load_detector(copy)
+
+
+def test_the_newest_release_is_taken_as_the_store_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = json.loads((newest_release() / "config.json").read_text())
+    for version in ("2", "10"):
+        folder = shutil.copytree(newest_release(), tmp_path / "detection" / version)
+        (folder / "config.json").write_text(json.dumps(info | {"version": version}))
+    (tmp_path / "detection/11").mkdir()  # unfinished: config.json is written last
+    monkeypatch.setattr(module, "RELEASES", tmp_path / "detection")
+    assert load_detector().model == ModelStore(tmp_path).load("detection").ref == "detection@10"
+    assert load_detector(tmp_path / "detection/2").model == "detection@2"
 
 
 def test_the_networks_learn() -> None:

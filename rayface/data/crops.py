@@ -1,8 +1,9 @@
 """Face records out of photos: decode, check, find or take the landmarks, align, encode. One process, no Ray."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pyarrow import fs
@@ -12,6 +13,9 @@ from rayface.data.sources import FORMATS, Item
 from rayface.errors import RayfaceError
 from rayface.imaging import codec
 from rayface.imaging.align import similarity, transform_points, warp_crops, warp_masks
+
+if TYPE_CHECKING:
+    from rayface.detector import Detector
 
 ALIGN = ("auto", "detect", "landmarks", "none")
 # Formats of tight crops, whose faces fill the photo, and the smallest face to look for in them, in pixels: less
@@ -55,6 +59,10 @@ class CropOptions:
         _check(self.max_faces >= 1, f"max_faces is {self.max_faces}; choose 1 or more")
         _check(self.min_face >= 1, f"min_face is {self.min_face}; choose 1 pixel or more")
 
+    def detects(self, item: Item) -> bool:
+        """Whether the landmarks of this photo's faces are the detector's own, not the source's."""
+        return self.align == "detect" or (self.align == "auto" and item.landmarks is None)
+
 
 @dataclass(frozen=True)
 class _Photo:
@@ -72,7 +80,6 @@ class CropMaker:
     def __init__(self, options: CropOptions, filesystem: fs.FileSystem) -> None:
         self.options = options
         self._filesystem = filesystem
-        self._detector: Any = None
 
     def records(self, items: Sequence[Item]) -> tuple[list[Record], list[Rejection]]:
         """The face records of `items`, in order, and what was left out and why; no photo raises."""
@@ -120,36 +127,37 @@ class CropMaker:
         self, photos: list[_Photo], rejected: list[Rejection]
     ) -> list[list[tuple[str, torch.Tensor | None]]]:
         """For each photo the faces to take: their ids and landmarks [5, 2]; None where there is nothing to align."""
-        align = self.options.align
         found: list[list[tuple[str, torch.Tensor | None]]] = [[] for _ in photos]
         unknown = []
         for index, photo in enumerate(photos):
             given = photo.item.landmarks
             points = torch.tensor(given, dtype=torch.float32).reshape(5, 2) if given is not None else None
-            if align == "none" or (align != "detect" and points is not None):
-                found[index] = [(photo.item.id, points)]
-            elif align == "landmarks":
+            if self.options.detects(photo.item):
+                unknown.append(index)
+            elif self.options.align == "landmarks" and points is None:
                 rejected.append((photo.item.id, "no-landmarks", "the source has no landmarks of this photo"))
             else:
-                unknown.append(index)
+                found[index] = [(photo.item.id, points)]
         for index, faces in zip(unknown, self._detect([photos[index].pixels for index in unknown]), strict=True):
             found[index] = list(self._choose(photos[index], faces, rejected))
         return found
 
+    @functools.cached_property
+    def detector(self) -> "Detector":
+        """The newest released one."""
+        from rayface.detector import DetectorConfig, load_detector
+
+        # a little smaller than wanted: the detector's idea of a face's size is rough
+        least = max(24.0, 0.75 * self.options.min_face, TIGHT_FORMATS.get(self.options.format, 0))
+        return load_detector(config=DetectorConfig(min_face=least))
+
     def _detect(self, photos: list[torch.Tensor]) -> list[Any]:
         if not photos:
             return []
-        tight = self.options.format in TIGHT_FORMATS
-        if self._detector is None:
-            from rayface.detector import DetectorConfig, load_detector
-
-            # a little smaller than wanted: the detector's idea of a face's size is rough
-            least = max(24.0, 0.75 * self.options.min_face, TIGHT_FORMATS.get(self.options.format, 0))
-            self._detector = load_detector(config=DetectorConfig(min_face=least))
-        first, again = TIGHT_PADS if tight else PADS
-        found = list(self._detector.detect(photos, pad=first))
+        first, again = TIGHT_PADS if self.options.format in TIGHT_FORMATS else PADS
+        found = list(self.detector.detect(photos, pad=first))
         missed = [index for index, faces in enumerate(found) if not len(faces)]
-        for index, faces in zip(missed, self._detector.detect([photos[i] for i in missed], pad=again), strict=True):
+        for index, faces in zip(missed, self.detector.detect([photos[i] for i in missed], pad=again), strict=True):
             found[index] = faces
         return found
 

@@ -12,7 +12,7 @@ import io
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from rayface.errors import RayfaceError
 
 PLAN = "ingest.json"  # what the data set is being made from; compared when an ingest is resumed
 REJECTED_KEY = "rayface.rejected"
+DETECTED_KEY = "rayface.detected"  # whose landmarks the shard holds, and of how many faces
+STATED = ("sha256", "licence", "terms", "commercial_use")  # what dataset.json keeps of the detector
 
 
 def ingest(
@@ -54,7 +56,8 @@ def ingest(
     (`terms`, `commercial_use`; see `rayface.terms`) is for photos whose terms the format does not tell.
 
     Gives a summary: faces, splits, identities, rejected (by reason), photos, photos read now, seconds. What
-    was left out is listed with the reason in rejected.csv.
+    was left out is listed with the reason in rejected.csv; `labelled_by` of dataset.json says in how many faces the
+    landmarks are the detector's, and which one's.
 
     Raises RayfaceError for impossible options, a source that does not fit the format, an `out` that holds
     something else or cannot be written.
@@ -93,6 +96,7 @@ def ingest(
         options=plan,
         rejected=Counter(row[1] for row in rejected),
         terms=terms,
+        further=_labelled_by(filesystem, folder),
     )
     photos = sum(len(items) for items in todo.values())
     return {
@@ -124,11 +128,16 @@ def write_chunk(chunk: dict[str, Any]) -> dict[str, Any]:
     items = [Item(**values) for values in json.loads(chunk["items"])]
     maker = _crop_maker(CropOptions(**json.loads(chunk["options"])), chunk["source"])
     faces, rejected = maker.records(items)
+    notes = {REJECTED_KEY: json.dumps(rejected)}
+    given = {item.id for item in items if not maker.options.detects(item)}
+    if detected := sum(face["id"] not in given for face in faces):
+        stated = {key: value for key, value in maker.detector.info.items() if key in STATED}
+        notes[DETECTED_KEY] = json.dumps({"model": maker.detector.model, **stated, "faces": detected})
     filesystem, folder = storage.open_filesystem(chunk["out"])
     error = ""
     try:
         path = f"{folder}/{shards.shard_name(chunk['shard'])}"
-        shards.write_shard(faces, path, filesystem, {REJECTED_KEY: json.dumps(rejected)})
+        shards.write_shard(faces, path, filesystem, notes)
     except RayfaceError as caught:
         error = as_value(caught)
     return {"done": len(items), "faces": len(faces), "error": error}
@@ -149,12 +158,27 @@ def _run(
     run_pass(write_chunk, chunks, sum(len(items) for items in todo.values()), "photos", tell, workers)
 
 
-def _write_rejected(filesystem: fs.FileSystem, folder: str, found: Source) -> list[Rejection]:
-    rejected = list(found.rejected)
+def _notes(filesystem: fs.FileSystem, folder: str, key: str) -> Iterator[Any]:
+    """What `write_chunk` noted under `key` in the metadata of each shard that has it."""
     for name in shards.list_shards(filesystem, folder):
         with shards.open_shard(f"{folder}/{name}", filesystem) as shard:
-            noted = (shard.schema_arrow.metadata or {}).get(REJECTED_KEY.encode(), b"[]")
-        rejected += [(row[0], row[1], row[2]) for row in json.loads(noted)]
+            noted = (shard.schema_arrow.metadata or {}).get(key.encode())
+        if noted is not None:
+            yield json.loads(noted)
+
+
+def _labelled_by(filesystem: fs.FileSystem, folder: str) -> dict[str, Any]:
+    """`{"labelled_by": {"landmarks": [...]}}` as `rayface data label` writes it; {} where nothing was detected."""
+    found: dict[str, dict[str, Any]] = {}  # two where a newer detector came between a stop and the resume
+    for entry in _notes(filesystem, folder, DETECTED_KEY):
+        total = found.setdefault(entry["sha256"], {**entry, "faces": 0})
+        total["faces"] += entry["faces"]
+    return {"labelled_by": {"landmarks": list(found.values())}} if found else {}
+
+
+def _write_rejected(filesystem: fs.FileSystem, folder: str, found: Source) -> list[Rejection]:
+    noted = _notes(filesystem, folder, REJECTED_KEY)
+    rejected = [*found.rejected, *((row[0], row[1], row[2]) for rows in noted for row in rows)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("id", "reason", "detail"))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rayface.errors import RayfaceError
 from rayface.imaging.align import invert, resample, scales, similarity, transform_points
 from rayface.records import FFHQ_TEMPLATE, LANDMARK_FLIP
 
@@ -108,7 +109,15 @@ def draw_windows(
 
     First those that show the face, then those that show part of it, then those that show none: of these one half
     lies near the face (parts of it, or far more than it), the other anywhere. They may reach beyond the picture.
+
+    Raises RayfaceError for a box that is none: no window would ever overlap it as wanted.
     """
+    for box in boxes:
+        if not (box.isfinite().all() and (box[2:] > box[:2]).all()):
+            raise RayfaceError(
+                f"the box {[round(value, 2) for value in box.tolist()]} (x0, y0, x1, y1) is no face's; look for "
+                "landmarks in the data that are not numbers or lie in one point (`rayface data inspect DIR --grid PNG`)"
+            )
     faces, parts, none = counts
     drawn = []
     for box, random in zip(boxes.double().numpy(), generators, strict=True):

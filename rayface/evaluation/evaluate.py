@@ -25,6 +25,9 @@ from rayface.systems.base import get_system
 if TYPE_CHECKING:
     from rayface.data.dataset import FaceDataset
 
+# Landmarks are predicted where `rayface data ingest` and `label` found the faces themselves.
+DETECTED = ". They are the detector's own, and faces that it missed are not in the data: no measure of quality"
+
 
 def evaluate(
     system_name: str,
@@ -92,13 +95,14 @@ def evaluate(
 
 
 def predicted_labels(dataset: "FaceDataset", columns: Sequence[str]) -> list[str]:
-    """A note for each of a system's columns that `rayface data label` filled: agreement with a model is no accuracy."""
+    """A note for each of a system's columns that a model of `rayface data` filled: agreement with it is no accuracy."""
     from rayface.data.dataset import IDENTITY_INDEX
 
     used = {"identity" if column == IDENTITY_INDEX else column for column in columns}
     return [
         f"the {column} of {entry['faces']} faces of this data was predicted by {entry.get('model', 'a measure')}: with "
         "these faces the metrics say how far the model agrees with that one, not whether it is right"
+        + (DETECTED if column == "landmarks" else "")
         for column, entries in dataset.manifest.get("labelled_by", {}).items()
         if column in used
         for entry in entries

@@ -53,7 +53,7 @@ def labelled_by(
     """Which columns are predicted, by what, in how many of the faces that stay: for dataset.json.
 
     `models`: label -> {model, sha256, ...}; `before`: what the source's manifest says, kept beside the new entries
-    (the caller leaves out what was overwritten).
+    (the caller leaves out what was overwritten); those count no more faces than stay.
     """
     counts = dict.fromkeys(COLUMN_OF.values(), 0)
     stays = {row["id"]: row["left_out"] is None for row in decisions.select(["id", "left_out"]).to_pylist()}
@@ -63,7 +63,11 @@ def labelled_by(
         for column in counts:
             held = table[column].filter(kept)
             counts[column] += len(held) - held.null_count
-    found = {column: list(entries) for column, entries in before.items()}
+    most = sum(stays.values())
+    found = {
+        column: [{**entry, "faces": min(entry["faces"], most)} for entry in entries]
+        for column, entries in before.items()
+    }
     for label, model in models.items():
         if counts[COLUMN_OF[label]]:
             found.setdefault(COLUMN_OF[label], []).append({**model, "faces": counts[COLUMN_OF[label]]})

@@ -16,7 +16,11 @@ def label(
         str, typer.Option("--with", help="what to label, of: attributes,masks,embeddings,sharpness")
     ] = "attributes,masks,embeddings,sharpness",
     model: Annotated[
-        list[str], typer.Option(help="label=reference, for example masks=parsing@2; may be repeated")
+        list[str],
+        typer.Option(
+            help="label=reference, for example masks=parsing@2; may be repeated. Else the store's newest; embeddings: "
+            "pretrained:dlib where its package is installed"
+        ),
     ] = [],  # noqa: B006  typer copies it
     store: Annotated[str, typer.Option(help="model store, a folder or an address such as s3://bucket/models")] = "",
     unsure: Annotated[

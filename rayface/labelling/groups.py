@@ -20,7 +20,7 @@ from rayface.data.splits import unit_split
 from rayface.errors import RayfaceError
 
 # How alike embeddings of one person are differs from recogniser to recogniser, so each states it: `cosines` of its
-# config.json, chosen by pairs of different people of a train split (benchmarks/labelling.py).
+# config.json, chosen by pairs of different people (systems.recognition.chosen_cosines).
 COSINES = ("same_person", "perhaps_same_person")
 SAME_PHOTO = 0.87  # 98.5 % of copies of 120 train photos lie above it, every pair of other train photos below 0.82
 

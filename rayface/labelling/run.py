@@ -29,11 +29,13 @@ from rayface.errors import RayfaceError
 from rayface.labelling.assemble import assemble_shard, labelled_by
 from rayface.labelling.groups import DECISION_SCHEMA, DECISIONS, GroupOptions, decide, read_faces, write_lists
 from rayface.labelling.labeller import COLUMN_OF, SYSTEM_OF, Labeller, LabelOptions, options_to_json
+from rayface.pretrained import pretrained_info
 from rayface.store import open_store
 
 PLAN = "label.json"
 STATED = ("sha256", "licence", "terms", "commercial_use", "cosines")  # what dataset.json keeps of a model
 WORK = "work"
+DLIB = "pretrained:dlib"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +121,7 @@ def find_models(options: LabelOptions, store: str) -> dict[str, dict[str, Any]]:
         if name not in SYSTEM_OF:
             raise RayfaceError(f"label: {name!r} takes no model; those that do: {', '.join(SYSTEM_OF)}.")
     for name in (name for name in options.labels if name in SYSTEM_OF):
-        ref = options.models.get(name, SYSTEM_OF[name])
+        ref = options.models.get(name) or (default_recogniser() if name == "embeddings" else SYSTEM_OF[name])
         try:
             info = opened.usable(ref)
         except RayfaceError as error:
@@ -137,6 +139,20 @@ def find_models(options: LabelOptions, store: str) -> dict[str, dict[str, Any]]:
         stated = {key: info[key] for key in STATED if key in info}
         found[name] = {"model": pinned} | stated
     return found
+
+
+def default_recogniser() -> str:
+    """Who makes embeddings where nobody is named: dlib's network where its package is installed, else the store's.
+
+    dlib's groups people better than the released one does (docs/benchmarks.md).
+    """
+    try:
+        pretrained_info(DLIB)
+    except RayfaceError as error:
+        if error.kind != "missing-package":
+            raise
+        return SYSTEM_OF["embeddings"]
+    return DLIB
 
 
 class _Place:
@@ -215,7 +231,8 @@ def _ingest(source: str | Path, faces: str, photos: IngestOptions, workers: int 
 def _label_faces(
     place: _Place, faces: str, options: LabelOptions, store: str, workers: int | None, gpu: bool, tell: Tell
 ) -> None:
-    tell(f"2/4 label: {', '.join(options.labels)}")
+    makers = (f"{name} (by {options.models[name]})" if name in options.models else name for name in options.labels)
+    tell(f"2/4 label: {', '.join(makers)}")
     filesystem, folder = storage.open_filesystem(faces)
     sizes = {entry["name"]: entry["rows"] for entry in shards.read_manifest(folder, filesystem)["shards"]}
     labels = storage.open_filesystem(place.labels)[1]

@@ -1,5 +1,6 @@
 """Recognition (SPEC E5, E2): face crop -> embedding that tells people apart, by a margin loss, a teacher, or both."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from rayface.data.dataset import FaceDataset
 
 NARROWING_PHOTOS = 256  # on which the channels that dlib's network keeps are chosen
+COSINE_PHOTOS = 1000  # of a split, on which `cosines` are chosen
+# The share of pairs of different people that may be as alike as one person. The cosines of dlib's network and of
+# recognition@1 were chosen by hand before this rule, which gives them within 0.005 on the same photos of CelebA.
+AS_ALIKE = {"same_person": 1 / 30_000, "perhaps_same_person": 1 / 500}
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,22 @@ class Recognition(System):
     def began_as(self, config: RecognitionConfig) -> dict[str, str]:
         return {"start_from": "pretrained:dlib"} if config.start_from == "dlib" else {}
 
+    def finish(
+        self, networks: Networks, config: RecognitionConfig, dataset: "FaceDataset", device: torch.device
+    ) -> dict[str, Any]:
+        """`cosines`, from where on two faces are of one person, where the data has enough people: `chosen_cosines`.
+
+        A margin loss drives the people apart that it is trained on, so those of the validation split count too.
+        """
+        from rayface.data.dataset import FaceDataset
+
+        splits = [dataset]
+        with contextlib.suppress(RayfaceError):  # there is no such split
+            splits.append(FaceDataset(dataset.path, "validation", config.size))
+        recogniser = networks["recogniser"]
+        cosines = chosen_cosines([different_people(recogniser, faces, config.global_batch, device) for faces in splits])
+        return {"cosines": cosines} if cosines else {}
+
     def optimizers(self, config: RecognitionConfig) -> dict[str, OptimizerSpec]:
         trained = ("recogniser", "margin") if config.losses.margin > 0 else ("recogniser",)
         return {
@@ -232,3 +253,32 @@ class Recognition(System):
 def embed(recogniser: nn.Module, crops: Tensor, device: torch.device) -> Tensor:
     """uint8 [N, 3, S, S] -> embeddings of unit length, float [N, D] on the CPU; their product is the cosine."""
     return F.normalize(recogniser(to_float(crops.to(device))).float()).cpu()
+
+
+def different_people(recogniser: nn.Module, faces: "FaceDataset", batch: int, device: torch.device) -> np.ndarray:
+    """Cosines of all pairs of different people among up to COSINE_PHOTOS faces of known people: float32 [P]."""
+    from rayface.evaluation.verification import embed_faces
+
+    known = np.flatnonzero(faces.identity_index >= 0)
+    chosen = known[np.linspace(0, len(known) - 1, min(len(known), COSINE_PHOTOS)).astype(int)]
+    if not len(chosen):
+        return np.zeros(0, np.float32)
+    vectors = embed_faces(lambda crops: embed(recogniser, crops, device), faces, chosen.tolist(), batch)
+    first, second = np.triu_indices(len(chosen), 1)
+    apart = faces.identity_index[chosen[first]] != faces.identity_index[chosen[second]]
+    return (vectors @ vectors.T)[first[apart], second[apart]]
+
+
+def chosen_cosines(splits: Sequence[np.ndarray]) -> dict[str, float]:
+    """Cosines from which on faces are of one person, and perhaps are (`labelling.groups`), for a recogniser.
+
+    Of each split, the cosines of pairs of different people, float [P]. A split gives the quantiles above which AS_ALIKE
+    of its pairs lie; the higher one counts. Splits of fewer pairs than the smallest share needs, 250 people, have no
+    such quantile; where all do: {}.
+    """
+    large = [pairs for pairs in splits if len(pairs) >= 1 / min(AS_ALIKE.values())]
+    if not large:
+        return {}
+    return {
+        name: round(max(float(np.quantile(pairs, 1 - share)) for pairs in large), 4) for name, share in AS_ALIKE.items()
+    }

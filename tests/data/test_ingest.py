@@ -1,7 +1,9 @@
 """Photos to crops, and the whole ingest on a real Ray cluster: rejected pictures, resume, unwritable output."""
 
 import csv
+import dataclasses
 import io
+import json
 import os
 import signal
 import subprocess
@@ -18,9 +20,11 @@ from PIL import Image
 from rayface import records
 from rayface.data.crops import CropMaker, CropOptions
 from rayface.data.dataset import FaceDataset
+from rayface.data.ingest import _labelled_by, write_chunk
 from rayface.data.inspect import inspect, write_grid
 from rayface.data.sources import Item, find_items
 from rayface.data.synth import draw_face
+from rayface.detector import newest_release
 from rayface.errors import RayfaceError
 from rayface.imaging import codec
 from rayface.storage import open_filesystem
@@ -155,6 +159,33 @@ def test_every_large_face_of_a_folders_photo_is_a_record(tmp_path: Path) -> None
     assert [row[:2] for row in rejected] == [("group.png", "face-too-small")]
 
 
+def test_the_manifest_says_whose_landmarks_the_detectors_are(tmp_path: Path) -> None:
+    """Of the photos without landmarks of their own; two chunks, without Ray."""
+    root, out = write_celeba(tmp_path / "celeba", 2), tmp_path / "out"
+    for number, index in ((3, FOUND[0]), (4, FOUND[1])):
+        Image.fromarray(drawn(index)).save(root / f"photos/{number:06d}.jpg", quality=95)
+    items = find_items(root, "celeba").items
+    assert [item.landmarks is None for item in items] == [False, False, True, True]
+
+    def labelled_by(**options: Any) -> dict[str, Any]:
+        made = CropOptions("celeba", size=64, **options)
+        for shard in (0, 1):
+            part = [dataclasses.asdict(item) for item in items[2 * shard :: 3]]  # 0, 3 and 2
+            chunk = {"shard": shard, "items": json.dumps(part), "options": json.dumps(dataclasses.asdict(made))}
+            done = write_chunk({**chunk, "source": str(root), "out": str(out)})
+            assert done == {"done": len(part), "faces": len(part), "error": ""}
+        return _labelled_by(*open_filesystem(out))
+
+    (entry,) = labelled_by()["labelled_by"]["landmarks"]
+    info = json.loads((newest_release() / "config.json").read_text())
+    assert entry == {
+        "model": f"detection@{info['version']}",
+        "faces": 2,
+        **{key: info[key] for key in ("sha256", "licence", "terms", "commercial_use")},
+    }
+    assert labelled_by(align="none") == {}
+
+
 def test_labelled_photos_give_the_most_central_face(tmp_path: Path) -> None:
     central, other = (Image.fromarray(drawn(index)) for index in FOUND)
     group = Image.new("RGB", (700, 320), (120, 120, 120))
@@ -251,6 +282,7 @@ def test_a_folder_with_every_trouble_is_ingested(tmp_path: Path, ray_cluster: No
     good = sorted(name for name, reason in reasons.items() if not reason)
     faces = FaceDataset(out)
     assert sorted(faces.ids) == [f"{name}#0" for name in good]
+    assert [entry["faces"] for entry in faces.manifest["labelled_by"]["landmarks"]] == [5]
     with (out / "rejected.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert {row["id"]: row["reason"] for row in rows} == {n: reason for n, reason in reasons.items() if reason}

@@ -19,6 +19,7 @@ from rayface.data.windows import (
     window_targets,
 )
 from rayface.detector import load_detector
+from rayface.errors import RayfaceError
 from rayface.randomness import generator
 from rayface.records import FFHQ_TEMPLATE, LANDMARK_FLIP
 
@@ -74,6 +75,12 @@ def test_windows_are_of_the_kinds_asked_for() -> None:
             assert least - 1e-5 <= share <= most + 1e-5
     alone = draw_windows(boxes[1:], 100, COUNTS, generators(2)[1:])
     assert torch.equal(alone[0], windows[1])  # a picture's draws are its own
+
+
+@pytest.mark.parametrize("box", [[float("nan"), 0, 9, 9], [0, 0, 9, float("inf")], [4, 4, 4, 9]])
+def test_a_box_that_is_none_is_refused_instead_of_drawn_for_ever(box: list[float]) -> None:
+    with pytest.raises(RayfaceError, match=rf"the box \[{box[0]}.*is no face's; look for landmarks"):
+        draw_windows(torch.tensor([[10.0, 10, 60, 70], box]), 100, COUNTS, generators(2))
 
 
 def test_targets_by_hand() -> None:

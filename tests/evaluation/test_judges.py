@@ -22,6 +22,7 @@ from rayface.pretrained.efficientnet import load_efficientnet_lite
 from rayface.pretrained.faceres import ENVIRONMENT
 from rayface.store import ModelStore
 from rayface.systems.base import get_system, resolve_config
+from tests.tiny_models import save_tiny_models
 
 # The attribute judge's read-out is a weight of its own; tests/evaluation/test_attribute_judge.py is about it.
 ATTRIBUTES = {"attributes", "attribute_distance"}
@@ -162,6 +163,14 @@ def test_labels_that_a_model_predicted_are_noted(tmp_path: Path, drawn_faces: st
     (note,) = predicted_labels(dataset, get_system("recognition").columns)
     assert "identity of 9 faces" in note
     assert predicted_labels(dataset, get_system("enhancement").columns) == []
+    by = {"landmarks": [{"model": "detection@1", "faces": 64}]}
+    (data / "dataset.json").write_text(json.dumps({**manifest, "labelled_by": by}))
+    store = save_tiny_models(tmp_path / "store", ("detection",))
+    (note,) = evaluate("detection", str(data), store, split="validation", limit=1)["notes"]
+    assert "landmarks of 64 faces of this data was predicted by detection@1" in note
+    assert note.endswith(
+        "They are the detector's own, and faces that it missed are not in the data: no measure of quality"
+    )
 
 
 def test_the_judge_behind_a_teacher_is_noted(tmp_path: Path, drawn_faces: str) -> None:

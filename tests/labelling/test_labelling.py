@@ -1,6 +1,7 @@
 """Photos and data sets to labelled ones, on a real Ray cluster with tiny models."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ from rayface.imaging.quality import face_sharpness
 from rayface.labelling.groups import GroupOptions
 from rayface.labelling.labeller import LabelOptions, Predictor, label_rows
 from rayface.labelling.run import IngestOptions, find_models, label
+from rayface.pretrained.references import KNOWN
 from rayface.storage import open_filesystem
 from rayface.store import ModelStore
 from tests.tiny_models import save_tiny_models
@@ -79,7 +81,11 @@ def column(faces: FaceDataset, name: str) -> Any:
 def labelled(photos: Path, store: str, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All labels of all photos."""
     out = tmp_path_factory.mktemp("labelled") / "out"
-    label(photos, out, photos=ALIGNED, store=store, workers=2)
+    told: list[str] = []
+    label(photos, out, photos=ALIGNED, store=store, workers=2, tell=told.append)
+    (said,) = [line for line in told if line.startswith("2/4")]
+    assert "masks (by parsing@1), embeddings (by pretrained:dlib@" in said
+    assert said.endswith("sharpness")
     return out
 
 
@@ -174,7 +180,10 @@ def test_the_command_fills_in_what_a_data_set_lacks(
     table = shards.read_columns(f"{folder}/shard-00000.parquet", filesystem, records.FACE_SCHEMA.names)
     rows = [{**row, "mask": None} if n % 2 else row for n, row in enumerate(table.to_pylist())]
     shards.write_shard(rows, f"{source}/shard-00000.parquet")
-    shards.write_manifest(str(source), format="synth", size=64)
+    found = {
+        "landmarks": [{"model": "detection@1", "sha256": "0" * 64, "commercial_use": True, "faces": 2 * len(rows)}]
+    }
+    shards.write_manifest(str(source), format="synth", size=64, further={"labelled_by": found})
     line = ["rayface", "data", "label", str(source), str(out), "--with", "masks, sharpness", "--store", store]
     monkeypatch.setattr(sys, "argv", [*line, "--model", "masks=parsing@1", "--duplicates", "keep"])
     with pytest.raises(SystemExit) as left:
@@ -183,6 +192,7 @@ def test_the_command_fills_in_what_a_data_set_lacks(
     said = capsys.readouterr()
     summary = json.loads(said.out)
     assert {name: entry["faces"] for name, (entry,) in summary["labelled_by"].items()} == {
+        "landmarks": len(rows),
         "mask": len(rows) // 2,
         "sharpness": len(rows),
     }
@@ -257,9 +267,20 @@ def test_a_recogniser_says_who_is_alike(tmp_path: Path, photos: Path) -> None:
     assert GroupOptions().stated_by(released).same_person > 0.97
     assert GroupOptions(same_person=0.9).stated_by(dlib) == GroupOptions(same_person=0.9, perhaps_same_person=0.9)
     save_tiny_models(tmp_path, ("recognition",))
+    own = LabelOptions(("embeddings",), {"embeddings": "recognition"})
     with pytest.raises(RayfaceError, match=r"recognition@1 does not state .* --same-person"):
-        label(photos, tmp_path / "out", LabelOptions(("embeddings",)), photos=ALIGNED, store=str(tmp_path))
+        label(photos, tmp_path / "out", own, photos=ALIGNED, store=str(tmp_path))
     assert not (tmp_path / "out").exists()
+
+
+def test_dlibs_network_makes_the_embeddings_where_it_is_installed(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(**models: str) -> str:
+        return find_models(LabelOptions(("embeddings",), models), store)["embeddings"]["model"]
+
+    assert chosen().startswith("pretrained:dlib@")
+    assert chosen(embeddings="recognition") == "recognition@1"
+    monkeypatch.setitem(KNOWN, "dlib", dataclasses.replace(KNOWN["dlib"], package="no_such_model_package"))
+    assert chosen() == "recognition@1"
 
 
 def test_embeddings_of_two_models_are_not_mixed(tmp_path: Path, drawn_faces: str, store: str) -> None:
@@ -268,7 +289,7 @@ def test_embeddings_of_two_models_are_not_mixed(tmp_path: Path, drawn_faces: str
     manifest["labelled_by"] = {"embedding": [{"model": "recognition@7", "sha256": "0" * 64, "faces": 64}]}
     (tmp_path / "a/dataset.json").write_text(json.dumps(manifest))
     with pytest.raises(RayfaceError, match=r"those of recognition@7, not of recognition@1; use --overwrite"):
-        label(tmp_path / "a", tmp_path / "b", LabelOptions(("embeddings",)), store=store)
+        label(tmp_path / "a", tmp_path / "b", LabelOptions(("embeddings",), {"embeddings": "recognition"}), store=store)
     assert not (tmp_path / "b").exists()
 
 

@@ -16,13 +16,14 @@ from rayface.data.augmentation import occlude
 from rayface.data.dataset import FaceDataset
 from rayface.data.synth import synthesise
 from rayface.errors import RayfaceError
+from rayface.labelling.groups import GroupOptions
 from rayface.networks.margin import ArcMargin
 from rayface.networks.recogniser import Recogniser, RecogniserConfig, narrowed
 from rayface.pretrained import load_pretrained
 from rayface.randomness import generator
 from rayface.store import ModelStore
 from rayface.systems.base import get_system, resolve_config, sample_generators
-from rayface.systems.recognition import Recognition, embed
+from rayface.systems.recognition import Recognition, chosen_cosines, different_people, embed
 from rayface.training.loop import StepBatches, Training, run
 from rayface.training.request import TrainRequest, resolve
 from rayface.training.workers import Workers, solo
@@ -247,6 +248,37 @@ def test_evaluation_names_baselines(drawn_faces: str) -> None:
     assert report["dlib"]["auc_difference"]["value"] == pytest.approx(
         report["auc"]["value"] - report["dlib"]["auc"]["value"]
     )
+
+
+def test_cosines_are_chosen_on_pairs_of_different_people() -> None:
+    """By the share of pairs that is wrong; the higher of the splits; none of a split that is too small to tell."""
+    even = np.arange(30_000) / 30_000
+    wrong = {name: even[even > cosine].size for name, cosine in chosen_cosines([even]).items()}
+    assert wrong["same_person"] <= 2
+    assert wrong["perhaps_same_person"] == pytest.approx(60, abs=2)
+    assert chosen_cosines([even, even / 2]) == chosen_cosines([even])
+    assert chosen_cosines([even / 2, even]) == chosen_cosines([even])
+    assert chosen_cosines([even / 2, even[-100:]]) == chosen_cosines([even / 2])
+    assert chosen_cosines([even[1:], even[:0]]) == {}
+
+
+def test_a_trained_recogniser_states_its_cosines(tmp_path: Path, drawn_faces: str) -> None:
+    """So that `rayface data label` can group with it; too few people, or unknown ones, and it states none."""
+    write_patterns(tmp_path, 300)
+    system, config = tiny()
+    dataset = faces(str(tmp_path))
+    recogniser = system.build(system.fitted(config, dataset))["recogniser"].eval()
+    said = system.finish({"recogniser": recogniser}, config, dataset, CPU)["cosines"]
+    cosines = different_people(recogniser, dataset, 8, CPU)
+    assert len(cosines) > 30_000
+    assert (cosines > said["same_person"]).sum() <= 3
+    assert (cosines > said["perhaps_same_person"]).mean() == pytest.approx(1 / 500, abs=1 / 1000)
+    grouping = GroupOptions().stated_by({"model": "recognition@1", "cosines": said})
+    assert grouping.perhaps_same_person <= grouping.same_person <= 1
+    few = faces(drawn_faces)
+    assert system.finish({"recogniser": recogniser}, config, few, CPU) == {}
+    few.identity_index[:] = -1
+    assert len(different_people(recogniser, few, 8, CPU)) == 0
 
 
 def test_sample_grid(drawn_faces: str) -> None:
