@@ -38,14 +38,15 @@ def dataset_terms(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def inherited(sources: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """`licence`, `terms` and `commercial_use` of what was made from `sources` (what it is -> what it states).
 
-    Research-only if one source is, "unstated" if one says nothing, else commercial use is allowed.
+    Research-only if one source is, "unstated" if one says nothing, else commercial use is allowed. The terms name every
+    source with its own, which for a model hold those that it inherited in turn, in brackets where they are several.
     """
     uses = [commercial_use(source) for source in sources.values()]
     use: CommercialUse = False if False in uses else "unstated" if "unstated" in uses else True
-    said = [
-        f"{what}: {source.get('terms') or source.get('licence') or 'terms not stated'}"
-        for what, source in sources.items()
-    ]
+    said = []
+    for what, source in sources.items():
+        own = source.get("terms") or source.get("licence") or "terms not stated"
+        said.append(f"{what}: [{own}]" if "; " in own else f"{what}: {own}")
     licence = "research-only" if use is False else "unstated"
     return {"licence": licence, "terms": "; ".join(said), "commercial_use": use}
 

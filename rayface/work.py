@@ -127,8 +127,8 @@ class Photo:
 class Work:
     """The faces of one photo between stages, as numpy: it travels through Ray, and may arrive read-only.
 
-    `before`, `crops`: uint8 [N, 3, CROP_SIZE, CROP_SIZE], the photo's own and the current ones; `matrices`:
-    float32 [N, 2, 3], photo to crop pixels; `masks`: uint8 [N, CROP_SIZE, CROP_SIZE] once parsed; `faces`: N
+    `before`, `crops`: uint8 [N, 3, S, S] (S: see `stages.crop_size`), the photo's own and the current ones;
+    `matrices`: float32 [N, 2, 3], photo to crop pixels; `masks`: uint8 [N, S, S] once parsed; `faces`: N
     reports; `others`: reports of faces that are left alone; `changed`: bool [N]; `match_colour`: only steps that
     sharpen were applied, which have no business with colours, so that any shift of them is drift.
     """

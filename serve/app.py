@@ -39,8 +39,11 @@ def compose(settings: Settings) -> Application:
     settings = dataclasses.replace(settings, store=_absolute(settings.store), commercial_only=only)
     refs = resolve_models(settings)
     steps = {name: _step(name, settings).bind(settings, refs[name]) for name in settings.steps}
-    detector = _deploy(FaceDetector, "detector", settings, settings.detector).bind(settings, refs["detect"])
-    parser = _deploy(FaceParser, "parser", settings, settings.parser).bind(settings, refs["parse"])
+    detector = parser = None  # steps on whole photos need neither
+    if "detect" in refs:
+        side = _crop_side(settings, refs)
+        detector = _deploy(FaceDetector, "detector", settings, settings.detector).bind(settings, refs["detect"], side)
+        parser = _deploy(FaceParser, "parser", settings, settings.parser).bind(settings, refs["parse"])
     fusion = _deploy(Fusion, "fusion", settings, settings.fusion).bind(settings)
     in_memory = serve.deployment(
         name="reports",
@@ -55,7 +58,10 @@ def compose(settings: Settings) -> Application:
 
 
 def resolve_models(settings: Settings) -> dict[str, str]:
-    """`{step, "detect" or "parse": name@version}`: one version for all replicas, whatever is promoted meanwhile."""
+    """`{step, "detect" or "parse": name@version}` of what the steps need.
+
+    One version for all replicas, whatever is promoted meanwhile.
+    """
     from rayface.pipeline import choose_models
     from rayface.store import open_store
 
@@ -73,6 +79,16 @@ def resolve_models(settings: Settings) -> dict[str, str]:
         # A folder stays a folder: its name@version need not be in this store.
         refs[use] = ref if "/" in ref and "@" not in ref else f"{info['name']}@{info['version']}"
     return refs
+
+
+def _crop_side(settings: Settings, refs: Mapping[str, str]) -> int:
+    """Side of the crops, px: that of the largest face step, as in a `Pipeline` of the same steps."""
+    from rayface.pipeline import face_steps
+    from rayface.stages import crop_size
+    from rayface.store import open_store
+
+    store = open_store(settings.store)
+    return crop_size(store.info(refs[name])["config"]["size"] for name in face_steps(settings.steps))
 
 
 def _absolute(uri: str | None) -> str:

@@ -1,4 +1,4 @@
-"""The Ray Serve deployments around the stages of `rayface.pipeline`.
+"""The Ray Serve deployments around `rayface.stages`.
 
 A `Work` passes from one to the next and photos pass by reference through the object store. Networks run off
 the event loop, which stays free for health checks, one call at a time per replica, on the faces of all
@@ -41,25 +41,25 @@ class BatchedStage:
 
 
 class FaceDetector(BatchedStage):
-    """Photos -> works with aligned crops."""
+    """Photos -> works with aligned crops of `side` px."""
 
-    def __init__(self, settings: Settings, ref: str) -> None:
+    def __init__(self, settings: Settings, ref: str, side: int) -> None:
         from rayface.pipeline import load_step
         from rayface.store import open_store
 
         super().__init__(settings.detector)
         self._detector = load_step(open_store(settings.store, settings.commercial_only), ref, settings.detector.device)
-        self._max_faces = settings.max_faces
+        self._max_faces, self._side = settings.max_faces, side
 
     async def __call__(self, photo: Photo, params: Params) -> Work:
         return await self.batcher((photo, params))
 
     def run(self, items: list[tuple[Photo, Params]]) -> Sequence[Work]:
-        from rayface.pipeline import detect_faces
+        from rayface.stages import detect_faces
         from rayface.work import tensor
 
         photos = [tensor(photo.pixels) for photo, _ in items]
-        return detect_faces(self._detector, photos, [params for _, params in items], self._max_faces)
+        return detect_faces(self._detector, photos, [params for _, params in items], self._max_faces, self._side)
 
 
 class StepRunner(BatchedStage):
@@ -76,7 +76,7 @@ class StepRunner(BatchedStage):
         return await self.batcher((work, params))
 
     def run(self, items: list[tuple[Work, Params]]) -> Sequence[Work]:
-        from rayface.pipeline import run_step
+        from rayface.stages import run_step
 
         return run_step(self._step, [work for work, _ in items], [params for _, params in items])
 
@@ -97,7 +97,7 @@ class PhotoStepRunner(BatchedStage):
         return await self.batcher((photo, params))
 
     def run(self, items: list[tuple[Photo, Params]]) -> Sequence[Photo]:
-        from rayface.pipeline import enlarge
+        from rayface.stages import enlarge
 
         return [enlarge(self._step, photo, params, self._max_megapixels) for photo, params in items]
 
@@ -116,7 +116,7 @@ class FaceParser(BatchedStage):
         return await self.batcher((work, every_face))
 
     def run(self, items: list[tuple[Work, bool]]) -> Sequence[Work]:
-        from rayface.pipeline import parse_faces
+        from rayface.stages import parse_faces
 
         return parse_faces(self._parser, [work for work, _ in items], [every for _, every in items])
 
@@ -141,7 +141,7 @@ class Fusion(BatchedStage):
         from dataclasses import asdict
 
         from rayface.imaging.codec import encode
-        from rayface.pipeline import fuse
+        from rayface.stages import fuse
 
         result = fuse(photo, work, steps)
         started = time.perf_counter()

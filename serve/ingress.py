@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from ray import serve
 
 from rayface.errors import RayfaceError
-from rayface.pipeline import photo_steps
+from rayface.pipeline import face_steps, photo_steps
 from rayface.work import Params, Photo, Work
 from serve import problems
 from serve.routes import Json, create_app
@@ -56,20 +56,31 @@ class Ingress:
             photo = self._steps[name].remote(photo, params)
             chain.append(photo)
         work = None
-        if face_steps := [name for name in steps if name not in photo_steps()]:
+        if about_faces := face_steps(steps):
             chain.append(self._detector.remote(photo, params))
-            for name in face_steps:
+            for name in about_faces:
                 chain.append(self._steps[name].remote(chain[-1], params))
             work = self._parser.remote(chain[-1])
             chain.append(work)
         return [*chain, self._fusion.remote(photo, work, steps, format, quality)]
 
+    def _check_faces_served(self) -> None:
+        if self._detector is None:
+            raise RayfaceError(
+                f"This service runs only {', '.join(self._steps)}, on whole photos, and looks for no faces; for that, "
+                "its settings.steps must name a step about faces, for example enhance.",
+                status=404,
+                kind="not-served",
+            )
+
     async def detect(self, data: bytes) -> Json:
+        self._check_faces_served()
         photo = await asyncio.to_thread(self._decode, data)
         work = await self._result([self._detector.remote(photo, Params())])
         return _faces(work)
 
     async def parse(self, data: bytes) -> Json:
+        self._check_faces_served()
         photo = await asyncio.to_thread(self._decode, data)
         detected = self._detector.remote(photo, Params())
         work = await self._result([detected, self._parser.remote(detected, True)])
@@ -149,7 +160,6 @@ def _parsed(work: Work) -> Json:
     import torch
 
     from rayface.imaging.codec import encode_mask
-    from rayface.pipeline import CROP_SIZE
     from rayface.records import PARSING_CLASSES
 
     answer = _faces(work)
@@ -157,7 +167,7 @@ def _parsed(work: Work) -> Json:
     for face, mask, matrix in zip(answer["faces"], masks, work.matrices, strict=False):
         face["mask_png"] = base64.b64encode(encode_mask(torch.from_numpy(mask.copy()))).decode()
         face["matrix"] = matrix.tolist()
-    return {**answer, "crop_size": CROP_SIZE, "classes": list(PARSING_CLASSES)}
+    return {**answer, "crop_size": work.crops.shape[-1], "classes": list(PARSING_CLASSES)}
 
 
 def model_list(settings: Settings, refs: Mapping[str, str]) -> list[Json]:

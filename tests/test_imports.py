@@ -18,7 +18,7 @@ LAYERS = (
     ("errors",),
     ("records", "randomness", "configuration", "terms"),
     ("imaging", "networks", "work"),
-    ("pretrained", "detector", "ray_session", "storage"),
+    ("pretrained", "detector", "stages", "ray_session", "storage"),
     ("data",),
     (
         "evaluation.attribute_judge",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from rayface.errors import RayfaceError
-from rayface.pipeline import CROP_SIZE, Pipeline, detect_faces, enlarge, fuse, parse_faces, run_step
+from rayface.pipeline import Pipeline
+from rayface.stages import CROP_SIZE, detect_faces, enlarge, fuse, parse_faces, run_step
 from rayface.store import ModelStore
 from rayface.work import FaceReport, Params, Photo, Work, check_params
 from tests.scenes import scene
@@ -310,6 +312,43 @@ def test_what_would_become_too_large_is_upscaled_less_or_not_and_reported(pipeli
     limited = Pipeline(pipeline.detector, pipeline.steps, pipeline.parser, max_output_megapixels=0.3)
     assert limited.process(scene(0), ["upscale"]).report.notes == kept.notes
     assert enlarge(step, photo, Params(scale=2), max_megapixels=0.3072).pixels.shape == (3, 480, 640)
+
+
+def test_photo_steps_need_neither_detector_nor_parser(store: ModelStore, pipeline: Pipeline, tmp_path: Path) -> None:
+    """So a store of nothing but the upscaler serves it, and terms of models that are not used refuse nothing."""
+    alone = ModelStore(shutil.copytree(Path(store.uri) / "super_resolution", tmp_path / "super_resolution").parent)
+    upscaling = Pipeline.from_store(alone, ["upscale"])
+    assert (upscaling.detector, upscaling.parser, list(upscaling.steps)) == (None, None, ["upscale"])
+    result = upscaling.process(scene(0), ["upscale"])
+    assert torch.equal(result.photo, pipeline.process(scene(0), ["upscale"]).photo)
+    with pytest.raises(RayfaceError, match="no model 'enhancement'"):
+        Pipeline.from_store(alone, ["upscale", "enhance"])
+    with pytest.raises(RayfaceError, match="'parse' is not in use; in use are upscale"):
+        Pipeline.from_store(alone, ["upscale"], {"parse": "parsing"})
+
+
+def test_a_larger_step_gets_crops_of_its_own_size(pipeline: Pipeline) -> None:
+    """Of a face of more pixels than CROP_SIZE it sees all of them, and its output is pasted back in full."""
+    fine = torch.randint(0, 180, (3, 960, 1280), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    large = interpolate(scene(0)[None].float(), scale_factor=4, mode="bicubic").clamp(0, 255).to(torch.uint8)[0]
+    photo = (0.7 * large + 0.3 * fine).to(torch.uint8)
+    seen = {}
+    for size in (64, CROP_SIZE, 448):
+        step = Brighten(size)
+        one = Pipeline(pipeline.detector, {"brighten": step, "upscale": pipeline.steps["upscale"]}, pipeline.parser)
+        result = one.process(photo, ["brighten"])
+        assert step.seen == [(1, 3, size, size)]
+        assert one.crop_size == max(CROP_SIZE, size)
+        assert result.report.changed == 1
+        (work,) = detect_faces(one.detector, [photo], [Params()], 1, one.crop_size)  # type: ignore[arg-type]
+        (parsed,) = parse_faces(pipeline.parser, run_step(step, [work], [Params()]))  # type: ignore[arg-type]
+        assert parsed.masks is not None
+        assert parsed.masks.shape == (1, one.crop_size, one.crop_size)
+        assert torch.equal(fuse(Photo.of(photo), parsed, ["brighten"]).photo, result.photo)
+        seen[size] = (work.faces[0].size, float((result.photo.float() - photo.float()).sum()))
+    (face, changed), (larger_face, larger_changed) = seen[CROP_SIZE], seen[448]
+    assert larger_face == face > 448, "the photo's face must be larger than the crops"
+    assert larger_changed == pytest.approx(changed, rel=0.05), "the same change at the same place"
 
 
 def test_from_store_refusals(store: ModelStore, tmp_path: Path) -> None:

@@ -169,9 +169,30 @@ def test_a_trained_model_inherits(tmp_path: Path, drawn_faces: str) -> None:
     assert taught["commercial_use"] is True
     assert "teacher (enhancement@1)" in taught["terms"]
     begun = trained("attributes", "begun", overrides=("backbone=pretrained",))
-    assert "backbone (pretrained:efficientnet_lite0): Apache-2.0; trained on ImageNet" in begun["terms"]
+    assert "backbone (pretrained:efficientnet_lite0): [Apache-2.0; trained on ImageNet]" in begun["terms"]
     random = trained("attributes", "random")
     assert "pretrained" not in random["terms"]
+
+
+def test_a_chain_of_trainings_inherits_from_its_first_link(tmp_path: Path, drawn_faces: str) -> None:
+    """Three trainings, each from the one before; what the first began as and saw rules the last."""
+    store = tiny_store(tmp_path / "store", parsing=True)
+    photos = shutil.copytree(drawn_faces, tmp_path / "photos")
+    manifest = json.loads((photos / "dataset.json").read_text())
+    (photos / "dataset.json").write_text(json.dumps({**manifest, **CELEBA}))
+    names = {"storage": str(tmp_path), "store": store.uri, "overrides": ("steps=1", "global_batch=2")}
+    infos = []
+    for number, data in enumerate((str(photos), drawn_faces, drawn_faces), start=1):
+        request = TrainRequest(("parsing",), data, "tiny", name=f"link{number}", init=f"parsing@{number}", **names)  # type: ignore[arg-type]
+        done = train_here(request)
+        infos.append(store.info(done["models"]["parsing"]))
+    assert [info["commercial_use"] for info in infos] == [False, False, False]
+    assert [info["licence"] for info in infos] == ["research-only"] * 3
+    drawn = "data (synth): drawn faces, no photos"
+    first = f"data (synth): {CELEBA['terms']}; init (parsing@1): Apache-2.0"
+    assert infos[0]["terms"] == first
+    assert infos[1]["terms"] == f"{drawn}; init (parsing@2): [{first}]"
+    assert infos[2]["terms"] == f"{drawn}; init (parsing@3): [{infos[1]['terms']}]"
 
 
 def test_the_service_and_apply_refuse_at_their_start(tmp_path: Path) -> None:
@@ -191,6 +212,29 @@ def test_the_service_and_apply_refuse_at_their_start(tmp_path: Path) -> None:
     with pytest.raises(RayfaceError, match="enhancement@1 is refused"):
         apply_steps(["enhance"], tmp_path / "a.png", tmp_path / "b.png", open_store(store.uri, commercial_only=True))
     assert not (tmp_path / "b.png").exists()
+
+
+def test_terms_of_what_is_not_used_refuse_nothing(tmp_path: Path) -> None:
+    """Steps on whole photos need no parser, so its terms do not matter."""
+    from typer.testing import CliRunner
+
+    from rayface.cli import app
+    from rayface.imaging.codec import decode, encode
+    from serve.app import compose, resolve_models
+    from serve.settings import settings_from
+    from tests.scenes import scene
+
+    store = tiny_store(tmp_path / "store", parsing=False, super_resolution=True)
+    (tmp_path / "a.png").write_bytes(encode(scene(0), "png"))
+    arguments = [str(tmp_path / "a.png"), str(tmp_path / "b.png"), "--store", store.uri, "--commercial-only"]
+    done = CliRunner().invoke(app, ["apply", "upscale", *arguments])
+    assert done.exit_code == 0, done.exception
+    assert decode((tmp_path / "b.png").read_bytes()).shape == (3, 480, 640)
+    refused = CliRunner().invoke(app, ["apply", "enhance,upscale", *arguments])
+    assert "is refused" in str(refused.exception)
+    settings = settings_from({"store": store.uri, "commercial_only": True, "steps": ["upscale"]})
+    assert resolve_models(settings) == {"upscale": "super_resolution@1"}
+    compose(settings)
 
 
 def test_commercial_only_on_the_command_line(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ class System:
     columns: ClassVar[tuple[str, ...]] = ("image",)  # dataset columns it trains on
     released: ClassVar[tuple[str, ...]]  # networks that go into the store (their EMA)
     step_name: ClassVar[str] = ""  # what `steps=` calls it; "" where it offers no step
-    whole_photo: ClassVar[bool] = False  # its step works on the photo (pipeline.PhotoStep), not on face crops
+    whole_photo: ClassVar[bool] = False  # its step works on the photo (stages.PhotoStep), not on face crops
     frozen_systems: ClassVar[Mapping[str, str]] = {}  # config key of a frozen model -> the system it must be of
 
     @property

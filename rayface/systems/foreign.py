@@ -205,7 +205,7 @@ class FaceStep:
 
 
 class PhotoStep:
-    """A foreign super-resolution network on whole photos (`pipeline.PhotoStep`)."""
+    """A foreign super-resolution network on whole photos (`stages.PhotoStep`)."""
 
     def __init__(self, loaded: "LoadedModel", device: torch.device) -> None:
         self.name: str = loaded.config.step

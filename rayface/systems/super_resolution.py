@@ -181,7 +181,7 @@ def upscale(upscaler: nn.Module, photo: Tensor, scale: int, device: torch.device
 
 
 class UpscaleStep:
-    """The upscaler at serving: a step for whole photos (`pipeline.PhotoStep`)."""
+    """The upscaler at serving: a step for whole photos (`stages.PhotoStep`)."""
 
     name = "upscale"
 

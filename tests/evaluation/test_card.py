@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rayface.errors import RayfaceError
 from rayface.evaluation.card import model_card, show, tables
 from rayface.evaluation.evaluate import evaluate
 from rayface.store import ModelStore
@@ -129,14 +130,22 @@ def test_the_release_script_writes_a_card_and_terms(
     monkeypatch.setattr(rayface.store, "RELEASE_WEIGHTS", tmp_path / "weights")
     script = Path(__file__).resolve().parents[2] / "benchmarks" / "release_weights.py"
     arguments = ["parsing@1", "--store", store.uri, "--data", drawn_faces, "--split", "validation", "--limit", "4"]
-    stated = ["--licence", "CC0-1.0", "--terms", "none", "--about", str(tmp_path / "about.md")]
-    monkeypatch.setattr(sys, "argv", [str(script), *arguments, *stated])
-    with pytest.raises(SystemExit):
+    arguments += ["--about", str(tmp_path / "about.md")]
+
+    def release(*stated: str) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", [str(script), *arguments, *stated])
         runpy.run_path(str(script), run_name="__main__")
-    assert not (tmp_path / "weights").exists(), "commercial use must be stated first"
-    monkeypatch.setattr(sys, "argv", [str(script), *arguments, *stated, "--no-commercial-use"])
-    runpy.run_path(str(script), run_name="__main__")
-    released = ModelStore(tmp_path / "weights").info("parsing@1")
+        return ModelStore(tmp_path / "weights").info("parsing")
+
+    for stated, missing in (
+        ((), "does not state its terms: give --terms"),
+        (("--terms", "none"), "commercial_use: give --commercial-use or --no-commercial-use"),
+        (("--terms", "none", "--licence", "research-only", "--commercial-use"), "exclude each other"),
+    ):
+        with pytest.raises(RayfaceError, match=missing):
+            release(*stated)
+    assert not (tmp_path / "weights").exists(), "its terms must be stated first"
+    released = release("--licence", "CC0-1.0", "--terms", "none", "--no-commercial-use")
     assert (released["licence"], released["commercial_use"], released["dtype"]) == ("CC0-1.0", False, "float16")
     card = (tmp_path / "weights" / "parsing" / "1" / "README.md").read_text()
     assert "About this model." in card

@@ -11,7 +11,7 @@ from rayface.errors import RayfaceError
 from rayface.work import Params
 from serve.ingress import Ingress
 from serve.problems import Overloaded
-from serve.routes import Gate, create_app
+from serve.routes import Gate, Service, create_app
 from serve.settings import Settings
 
 
@@ -45,7 +45,7 @@ class Failing:
         return {"status": "degraded", "deployments": {"parser": "UNHEALTHY"}}
 
 
-def call(service: Failing, method: str, paths: list[str]) -> list[httpx.Response]:
+def call(service: Service, method: str, paths: list[str]) -> list[httpx.Response]:
     """The answers of one app over `service` to these requests, one after the other."""
 
     async def run() -> list[httpx.Response]:
@@ -141,6 +141,15 @@ def test_gate_lets_in_as_many_as_leave() -> None:
 
 def ingress(timeout_s: float = 60.0) -> Ingress:
     return Ingress(Settings(timeout_s=timeout_s), {}, None, {}, None, None, None)
+
+
+@pytest.mark.parametrize("path", ["/v1/detect", "/v1/parse"])
+def test_a_service_of_photo_steps_serves_no_faces(path: str) -> None:
+    photos_only = Ingress(Settings(steps=("upscale",)), {}, None, {"upscale": None}, None, None, None)
+    (answer,) = call(photos_only, "POST", [path])
+    assert (answer.status_code, answer.json()["type"]) == (404, "urn:rayface:problem:not-served")
+    assert "runs only upscale" in answer.json()["detail"]
+    assert "for example enhance" in answer.json()["detail"]
 
 
 def test_what_takes_too_long_is_cancelled_and_504() -> None:

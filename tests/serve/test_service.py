@@ -178,7 +178,7 @@ def test_detect_and_parse(service: Running, photo: torch.Tensor, png: bytes) -> 
     import base64
 
     from rayface.imaging.codec import decode_mask
-    from rayface.pipeline import detect_faces, parse_faces
+    from rayface.stages import detect_faces, parse_faces
     from rayface.work import Params
 
     local = Pipeline.from_store(service.store)
