@@ -28,8 +28,8 @@ from torch import Tensor
 from rayface.data.dataset import FaceDataset
 from rayface.data.degradation import gaussian_blur, jpeg
 from rayface.evaluation.judges import JUDGES, Panel, load_judge
-from rayface.evaluation.metrics import PICTURE_METRICS, bootstrap
-from rayface.evaluation.verification import Pairs, RankedScores, pixels, verification_report
+from rayface.evaluation.metrics import PICTURE_METRICS, RankedScores, bootstrap
+from rayface.evaluation.verification import Pairs, pixels, verification_report
 from rayface.imaging.codec import to_float
 
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)

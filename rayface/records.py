@@ -20,13 +20,10 @@ SPLITS = ("train", "validation", "test")
 # "left" is the left side of the picture.
 LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 
-# Five-point templates: where the landmarks lie in an aligned square crop, as a fraction of its side.
+# Five-point template: where the landmarks lie in an aligned square crop, as a fraction of its side.
 FFHQ_TEMPLATE = np.array(
     [[192.98138, 239.94708], [318.90277, 240.1936], [256.63416, 314.01935], [201.26117, 371.41043],
      [313.08905, 371.15118]], np.float32) / 512  # fmt: skip
-ARCFACE_TEMPLATE = np.array(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]],
-    np.float32) / 112  # fmt: skip
 
 # CelebAMask-HQ's own order (BiSeNet's differs). l_/r_ are the person's own left and right.
 PARSING_CLASSES = (

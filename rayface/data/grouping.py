@@ -22,7 +22,7 @@ _BLOCK = 2048
 
 
 @dataclass(frozen=True)
-class Pairs:
+class AlikePairs:
     """Pairs of rows that are alike: int64 `first` < `second`, float32 `similarity`, all [P], sorted."""
 
     first: np.ndarray
@@ -32,10 +32,10 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.first)
 
-    def above(self, threshold: float) -> "Pairs":
+    def above(self, threshold: float) -> "AlikePairs":
         """Those whose similarity is at least `threshold`."""
         chosen = self.similarity >= threshold
-        return Pairs(self.first[chosen], self.second[chosen], self.similarity[chosen])
+        return AlikePairs(self.first[chosen], self.second[chosen], self.similarity[chosen])
 
 
 def thumbnails(crops: Tensor) -> np.ndarray:
@@ -56,7 +56,7 @@ def fingerprints(small: np.ndarray) -> np.ndarray:
     return torch.where(length > 1, detail / length.clamp_min(1), 0).numpy()  # below 1: rounding, no picture
 
 
-def alike(vectors: np.ndarray, threshold: float, block: int = _BLOCK, limit: int = NEIGHBOURS) -> Pairs:
+def alike(vectors: np.ndarray, threshold: float, block: int = _BLOCK, limit: int = NEIGHBOURS) -> AlikePairs:
     """The pairs of `vectors` (float32 [N, D], unit length) whose dot product is at least `threshold`.
 
     Of each face at most the `limit` pairs with later faces that are most alike; `block` rows are multiplied with
@@ -64,10 +64,10 @@ def alike(vectors: np.ndarray, threshold: float, block: int = _BLOCK, limit: int
     """
     found = [pair for start in range(0, len(vectors), block) for pair in _rows(vectors, start, threshold, block, limit)]
     if not found:
-        return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+        return AlikePairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
     first, second, similarity = (np.concatenate(part) for part in zip(*found, strict=True))
     order = np.lexsort((second, first))
-    return Pairs(first[order], second[order], similarity[order])
+    return AlikePairs(first[order], second[order], similarity[order])
 
 
 def _rows(
@@ -107,7 +107,7 @@ def _most_alike(
 
 
 def person_groups(
-    embeddings: np.ndarray, pairs: Pairs, threshold: float, known: Sequence[str | None] | None = None
+    embeddings: np.ndarray, pairs: AlikePairs, threshold: float, known: Sequence[str | None] | None = None
 ) -> np.ndarray:
     """A group number for each face, int64 [N], numbered by first appearance.
 
@@ -149,7 +149,7 @@ class _Clusters:
         for group, faces in self.members.items():
             self.group_of[faces] = group
 
-    def connect(self, pairs: Pairs) -> None:
+    def connect(self, pairs: AlikePairs) -> None:
         first, second = self.group_of[pairs.first].tolist(), self.group_of[pairs.second].tolist()
         for a, b in zip(first, second, strict=True):
             if a != b and not self._apart(a, b):
@@ -199,7 +199,7 @@ class _Clusters:
         return np.argsort(np.argsort(first))[inverse].astype(np.int64)
 
 
-def kept_once(pairs: Pairs, order: Sequence[int] | np.ndarray) -> dict[int, tuple[int, float]]:
+def kept_once(pairs: AlikePairs, order: Sequence[int] | np.ndarray) -> dict[int, tuple[int, float]]:
     """Near-duplicates to leave out: `{face: (the kept face it repeats, similarity)}`.
 
     Faces are gone through in `order` (best first); one is left out when it is paired with a kept one. So a chain of

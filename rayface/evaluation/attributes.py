@@ -4,7 +4,6 @@ Every statistic is a function of how often each photo counts, so that a bootstra
 sorting for the AUC is done once.
 """
 
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from rayface.errors import RayfaceError
+from rayface.evaluation.metrics import area_under_curve, weighted_bootstrap
+from rayface.evaluation.subgroups import group_masks
 from rayface.records import ATTRIBUTE_ID, ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -21,31 +22,8 @@ Array = np.ndarray
 Statistic = Callable[[Array], Any]  # photo weights float [N] -> a number or an array [A]
 
 LEAST_PHOTOS = 5  # attributes with fewer positives or negatives are reported apart: their AUC says nothing
-SUBGROUPS = ("Male", "Young", "Pale_Skin")
+DRAWS = 500  # of the bootstrap
 BINS = 15  # of the calibration error
-
-
-def area_under_curve(scores: Array, labels: Array) -> Statistic:
-    """The area under the ROC curve per column, as a function of photo weights.
-
-    Scores float [N, A], labels int [N, A] (1, -1, 0 unknown); ties count half; NaN where a class is missing.
-    """
-    order = scores.argsort(0, kind="stable")
-    ranked, sorted_labels = (np.take_along_axis(values, order, 0) for values in (scores, labels))
-    columns = np.arange(scores.shape[1])
-    first, last = (
-        np.stack([np.searchsorted(ranked[:, a], ranked[:, a], side) for a in columns], 1) for side in ("left", "right")
-    )
-
-    def statistic(weights: Array) -> Array:
-        weight = weights[order]
-        positive, negative = weight * (sorted_labels > 0), weight * (sorted_labels < 0)
-        below = np.concatenate([np.zeros((1, scores.shape[1])), negative.cumsum(0)])
-        beaten = (below[first, columns] + below[last, columns]) / 2
-        with np.errstate(invalid="ignore"):
-            return (positive * beaten).sum(0) / (positive.sum(0) * negative.sum(0))
-
-    return statistic
 
 
 def calibration_error(probabilities: Array, labels: Array) -> Statistic:
@@ -74,23 +52,6 @@ def share(hits: Array, counted: Array) -> Statistic:
 def mean_of(statistic: Statistic) -> Statistic:
     """The mean of a statistic's columns, those that are not a number left out."""
     return lambda weights: np.nanmean(statistic(weights))
-
-
-def intervals(statistic: Statistic, photos: int, draws: int = 500) -> Any:
-    """A statistic with its 95 % bootstrap interval over photos: `{value, low, high, photos}`, or a list of them."""
-    random = np.random.default_rng(0)
-    samples = [statistic(np.bincount(random.integers(0, photos, photos), minlength=photos)) for _ in range(draws)]
-    value = np.asarray(statistic(np.ones(photos)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # columns that are never known
-        low, high = np.nanpercentile(samples, [2.5, 97.5], axis=0)
-    if value.ndim:
-        return [_entry(*each, photos) for each in zip(value, low, high, strict=True)]
-    return _entry(value, low, high, photos)
-
-
-def _entry(value: Any, low: Any, high: Any, photos: int) -> dict[str, float]:
-    return {"value": float(value), "low": float(low), "high": float(high), "photos": photos}
 
 
 def majority_guess(dataset: "FaceDataset") -> Array | None:
@@ -133,21 +94,21 @@ def summary(probabilities: Array, labels: Array, majority: Array | None) -> dict
     of_positives, of_negatives = share(correct, labels > 0), share(correct, labels < 0)
     squared_error = share((probabilities - (labels > 0)) ** 2, known)
     report: dict[str, Any] = {
-        "mean_accuracy": intervals(mean_of(accuracy), photos),
+        "mean_accuracy": weighted_bootstrap(mean_of(accuracy), photos, DRAWS),
         "macro_auc_attributes": int(common.sum()),
-        "calibration_error": intervals(calibration_error(probabilities, labels), photos),
-        "brier": intervals(mean_of(squared_error), photos),
+        "calibration_error": weighted_bootstrap(calibration_error(probabilities, labels), photos, DRAWS),
+        "brier": weighted_bootstrap(mean_of(squared_error), photos, DRAWS),
     }
     if common.any():
-        report["macro_auc"] = intervals(lambda w: np.nanmean(auc(w)[common]), photos)
+        report["macro_auc"] = weighted_bootstrap(lambda w: np.nanmean(auc(w)[common]), photos, DRAWS)
     if majority is not None:
         guessed = share((majority == labels).astype(float), known)
-        report["majority_accuracy"] = intervals(mean_of(guessed), photos)
-        report["gain_over_majority"] = intervals(lambda w: np.nanmean(accuracy(w) - guessed(w)), photos)
+        report["majority_accuracy"] = weighted_bootstrap(mean_of(guessed), photos, DRAWS)
+        report["gain_over_majority"] = weighted_bootstrap(lambda w: np.nanmean(accuracy(w) - guessed(w)), photos, DRAWS)
     measured = {
-        "accuracy": intervals(accuracy, photos),
-        "balanced_accuracy": intervals(lambda w: (of_positives(w) + of_negatives(w)) / 2, photos),
-        "auc": intervals(auc, photos),
+        "accuracy": weighted_bootstrap(accuracy, photos, DRAWS),
+        "balanced_accuracy": weighted_bootstrap(lambda w: (of_positives(w) + of_negatives(w)) / 2, photos, DRAWS),
+        "auc": weighted_bootstrap(auc, photos, DRAWS),
     }
     tables: dict[bool, dict[str, Any]] = {True: {}, False: {}}
     for a in np.flatnonzero(known.any(0)):
@@ -159,13 +120,12 @@ def summary(probabilities: Array, labels: Array, majority: Array | None) -> dict
 
 
 def _subgroups(correct: Array, labels: Array) -> dict[str, Any]:
-    """Mean accuracy of the other 39 attributes among the photos that have, and have not, each of SUBGROUPS."""
+    """Mean accuracy of the other 39 attributes among the photos that have, and have not, each of subgroups.GROUPS."""
     groups: dict[str, Any] = {}
-    for name in SUBGROUPS:
+    for group, chosen in group_masks(labels).items():
+        name, _, answer = group.partition(": ")
         others = np.arange(len(ATTRIBUTES)) != ATTRIBUTE_ID[name]
-        for answer, sign in (("yes", 1), ("no", -1)):
-            chosen = labels[:, ATTRIBUTE_ID[name]] == sign
-            if chosen.sum() >= LEAST_PHOTOS:
-                accuracy = share(correct[chosen][:, others], labels[chosen][:, others] != 0)
-                groups.setdefault(name, {})[answer] = intervals(mean_of(accuracy), int(chosen.sum()))
+        if chosen.sum() >= LEAST_PHOTOS:
+            accuracy = share(correct[chosen][:, others], labels[chosen][:, others] != 0)
+            groups.setdefault(name, {})[answer] = weighted_bootstrap(mean_of(accuracy), int(chosen.sum()), DRAWS)
     return groups

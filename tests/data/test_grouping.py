@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayface.data.dataset import resize_images
-from rayface.data.grouping import Pairs, alike, connected, fingerprints, kept_once, person_groups, thumbnails
+from rayface.data.grouping import AlikePairs, alike, connected, fingerprints, kept_once, person_groups, thumbnails
 from rayface.data.splits import hashed_split, unit_split
 from rayface.data.synth import draw_face
 from rayface.imaging import codec
@@ -92,7 +92,7 @@ def test_of_a_crowd_of_copies_the_most_alike_pairs_are_kept() -> None:
 
 
 def test_a_chain_of_copies_loses_only_what_repeats_a_kept_one() -> None:
-    pairs = Pairs(np.array([0, 1, 2]), np.array([1, 2, 3]), np.array([0.9, 0.95, 0.9], np.float32))
+    pairs = AlikePairs(np.array([0, 1, 2]), np.array([1, 2, 3]), np.array([0.9, 0.95, 0.9], np.float32))
     left_out = kept_once(pairs, [0, 1, 2, 3])
     assert left_out == {1: (0, pytest.approx(0.9)), 3: (2, pytest.approx(0.9))}
     assert set(kept_once(pairs, [1, 0, 2, 3])) == {0, 2}

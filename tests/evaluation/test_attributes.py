@@ -9,14 +9,13 @@ import torch
 
 from rayface.data.dataset import FaceDataset
 from rayface.evaluation.attributes import (
-    area_under_curve,
     attribute_report,
     calibration_error,
-    intervals,
     majority_guess,
     share,
     summary,
 )
+from rayface.evaluation.metrics import area_under_curve, weighted_bootstrap
 from rayface.records import ATTRIBUTE_ID, ATTRIBUTES
 
 ONES = np.ones
@@ -82,7 +81,7 @@ def test_intervals_hold_the_value_and_narrow_with_photos() -> None:
     widths = []
     for photos in (50, 800):
         hits = (random.random((photos, 1)) < 0.7).astype(float)
-        (entry,) = intervals(share(hits, np.ones_like(hits, bool)), photos)
+        (entry,) = weighted_bootstrap(share(hits, np.ones_like(hits, bool)), photos)
         assert entry["value"] == pytest.approx(hits.mean())
         assert entry["low"] < entry["value"] < entry["high"]
         widths.append(entry["high"] - entry["low"])

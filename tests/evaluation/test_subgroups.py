@@ -75,7 +75,7 @@ def test_attributes_from_labels_and_from_a_network(drawn_faces: str) -> None:
     assert (predicted[:, 0] > 0).tolist() == (means > 127.5).tolist()
 
 
-@pytest.mark.parametrize("system", ["parsing", "super_resolution"])
+@pytest.mark.parametrize("system", ["parsing", "super_resolution", "detection", "recognition"])
 def test_reports_without_groups_of_their_own_get_them(system: str, drawn_faces: str, tmp_path: Path) -> None:
     report = evaluate(system, drawn_faces, save_tiny_models(tmp_path, (system,)), split="validation", limit=6)
     assert report["subgroups"]["source"] == "the data's own labels"

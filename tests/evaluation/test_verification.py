@@ -1,5 +1,6 @@
 """Verification measures on embeddings whose values are known by hand; LFW's protocol on faces laid out as LFW is."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ from torch import Tensor
 from rayface.data.dataset import FaceDataset
 from rayface.data.shards import shard_name, write_manifest, write_shard
 from rayface.errors import RayfaceError
+from rayface.evaluation.metrics import RankedScores
 from rayface.evaluation.verification import (
     Pairs,
-    RankedScores,
     best_threshold,
     fold_accuracies,
+    lfw_notes,
     lfw_report,
     make_pairs,
     over_people,
+    photo_auc,
     pixels,
     read_lfw_pairs,
     verification_report,
@@ -172,11 +175,21 @@ def test_report_of_a_good_and_a_worthless_embedding(tmp_path: Path) -> None:
     difference = report["noise"]["auc_difference"]
     assert difference["value"] == pytest.approx(report["auc"]["value"] - worthless["value"])
     assert 0.3 < difference["low"] < difference["value"]
-    assert {"same_sex", "Male", "not_Male", "not_Young"} <= report["subgroups"].keys()
-    assert "Young" not in report["subgroups"]  # nobody is
-    assert report["subgroups"]["Male"]["pairs_same"] == 39
-    assert report["subgroups"]["Male"]["auc"]["people"] == 13
+    assert {"same_sex", "Male: yes", "Male: no", "Young: no"} <= report["subgroups"].keys()
+    assert "Young: yes" not in report["subgroups"]  # nobody is
+    assert report["subgroups"]["Male: yes"]["pairs_same"] == 39
+    assert report["subgroups"]["Male: yes"]["auc"]["people"] == 13
     assert report["noise"]["tar_at_far_0.01"]["value"] < 0.2 < report["tar_at_far_0.01"]["value"]
+
+
+def test_each_photo_has_the_share_of_pairs_that_it_beats() -> None:
+    """By hand; the mean over same-person pairs is the AUC; photos of no such pair have none."""
+    pairs = Pairs(np.array([0, 0, 0, 1]), np.array([1, 2, 3, 3]), np.array([True, True, False, False]))
+    scores = np.array([0.9, 0.4, 0.4, 0.1])
+    found = photo_auc(scores, pairs, 5)
+    assert found[:3].tolist() == [0.875, 1, 0.75]  # 0's pairs beat both, and one and a half
+    assert np.isnan(found[3:]).all()
+    assert RankedScores(scores, pairs.same).auc(np.ones(4)) == 0.875
 
 
 def test_people_with_one_photo_each_cannot_be_verified(tmp_path: Path) -> None:
@@ -200,10 +213,27 @@ def test_lfw_protocol_on_people_laid_out_as_lfw(tmp_path: Path) -> None:
     assert lfw_report(pixels, dataset, 16) == {}
     (tmp_path / "pairs.txt").write_text(pairs_file(10, 4))
     good = lfw_report(pixels, dataset, 16)
-    assert good == {"pairs": 80, "pairs_without_a_face": 0, "accuracy": 1.0, "standard_error": 0.0}
+    assert good == {
+        "pairs": 80, "pairs_without_a_face": 0, "pairs_with_train_people": 80, "accuracy": 1.0, "standard_error": 0.0,
+    }  # fmt: skip
     bad = lfw_report(noise, dataset, 16)
     assert bad["accuracy"] < 0.7
     assert 0 < bad["standard_error"] < 0.15
+
+
+def test_what_lfw_cannot_promise_is_said(tmp_path: Path) -> None:
+    """All people are of the test split but those of fold 0, whose 8 pairs are among themselves."""
+    for folder, attributes in (("a", {f"F{fold}P{i}": [0] * 40 for fold in range(1, 10) for i in range(4)}), ("b", {})):
+        names = attributes or {f"F0P{i}": [0] * 40 for i in range(4)}
+        write_people(tmp_path / folder, dict.fromkeys(names, 3), attributes or None)
+    shutil.move(tmp_path / "b" / shard_name(0), tmp_path / "a" / shard_name(1))
+    write_manifest(str(tmp_path / "a"), format="identity", size=SIZE)
+    (tmp_path / "a/pairs.txt").write_text(pairs_file(10, 4))
+    report = lfw_report(pixels, FaceDataset(tmp_path / "a"), 16)
+    assert (report["pairs"], report["pairs_with_train_people"]) == (80, 8)
+    (note,) = lfw_notes({"lfw": report})
+    assert "8 of its 80 pairs show people of this data's train split" in note
+    assert lfw_notes({"auc": 1}) == []
 
 
 def test_pairs_of_photos_without_a_face_are_counted(tmp_path: Path) -> None:

