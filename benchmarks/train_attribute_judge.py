@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rayface.data.augmentation import jitter_colour, mirror_images, move
+from rayface.data.augmentation import jitter_colour, mirror_images, move_images
 from rayface.data.dataset import FaceDataset
-from rayface.data.degradation import DegradationConfig, degrade
+from rayface.data.degradation import degrade_some
 from rayface.evaluation.attribute_judge import WEIGHTS, load_attribute_judge, save_read_out, with_backbone
 from rayface.evaluation.attributes import attribute_report
 from rayface.imaging.codec import to_float
@@ -36,12 +36,9 @@ def augmented(images: Tensor, indices: range, copy: int) -> Tensor:
     if copy == 0:
         return images
     generators = [generator(SEED, copy, index, "attribute-judge") for index in indices]
-    moved, _ = move(images, torch.zeros(len(images), *images.shape[-2:], dtype=torch.uint8), 0.02, generators)
+    moved = move_images(images, 0.02, generators)
     changed = jitter_colour(mirror_images(moved, generators), 0.3, generators)
-    for place, random in enumerate(generators):
-        if random.random() < 0.25:
-            changed[place : place + 1] = degrade(changed[place : place + 1], DegradationConfig(), [random])
-    return changed
+    return degrade_some(changed, 0.25, generators)
 
 
 @torch.inference_mode()

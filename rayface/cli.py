@@ -98,18 +98,26 @@ def evaluate(
     store: Store = "",
     limit: Annotated[int, typer.Option(help="at most so many photos; 0: all")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON only")] = False,
+    commercial_only: CommercialOnly = False,
+    no_judges: Annotated[
+        bool, typer.Option("--no-judges", help="without the metrics of frozen networks: quicker")
+    ] = False,
+    output: Annotated[Path | None, typer.Option(help="file for the whole report as JSON")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the whole report as JSON only")] = False,
 ) -> None:
     """Metrics of a model on a split, with intervals, beside its baselines."""
     from rayface.evaluation.evaluate import evaluate as run_evaluation
     from rayface.evaluation.report import print_report
     from rayface.store import open_store
 
-    report = run_evaluation(system, data, open_store(store or None), model or None, split, limit or None, device)
+    opened = open_store(store or None, commercial_only)
+    report = run_evaluation(system, data, opened, model or None, split, limit or None, device, not no_judges)
     if as_json:
         print_json(report)
     else:
         print_report(report)
+    if output:
+        write_json(report, output)
 
 
 @app.command()
@@ -216,6 +224,14 @@ def models_promote(ref: str, store: Store = "") -> None:
 
     open_store(store or None).promote(ref)
     print(f"{ref} is now what {ref.partition('@')[0]!r} means")
+
+
+def write_json(value: Any, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value, indent=1, default=str) + "\n")
+    except OSError as error:
+        raise RayfaceError(f"--output {path} cannot be written ({error}); choose another file") from error
 
 
 def print_json(value: Any) -> None:

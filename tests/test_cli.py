@@ -1,9 +1,12 @@
 """The command line as a user meets it: what is wrong is said in one line, with exit code 2."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -145,6 +148,64 @@ def test_a_device_that_is_not_there_is_named(store: ModelStore, drawn_faces: str
     if not torch.cuda.is_available():
         with pytest.raises(RayfaceError, match="no usable GPU"):
             evaluate("parsing", drawn_faces, store, device="cuda")
+
+
+def test_evaluation_prints_main_figures_and_writes_them_all(tmp_path: Path, drawn_faces: str) -> None:
+    from typer.testing import CliRunner
+
+    from rayface.cli import app
+
+    save_tiny_models(tmp_path, ("attributes",))
+    output = tmp_path / "reports" / "attributes.json"
+    arguments = ["evaluate", "attributes", "--data", drawn_faces, "--split", "validation", "--store", str(tmp_path)]
+    done = CliRunner().invoke(app, [*arguments, "--no-judges", "--output", str(output)], env={"COLUMNS": "120"})
+    assert done.exit_code == 0, done.exception
+    report = json.loads(output.read_text())
+    metrics = report["metrics"]
+    assert len(metrics["attributes"] | metrics["rare_attributes"]) == 40
+    assert len(done.output.splitlines()) < 40
+    assert "mean_accuracy" in done.output
+    assert f"{metrics['brier']['low']:.4g} to {metrics['brier']['high']:.4g}" in done.output
+    assert f"rare_attributes: {len(metrics['rare_attributes'])} entries, in --json and --output" in done.output
+    assert "Wearing_Hat" not in done.output
+    assert report["judges"] == {}
+    assert "note: no judge was asked" in done.output
+    printed = CliRunner().invoke(app, [*arguments, "--limit", "2", "--json"])
+    assert "no judge was asked" not in json.loads(printed.stdout)["notes"]
+
+
+def test_evaluation_without_judges_names_what_is_missing(store: ModelStore, drawn_faces: str) -> None:
+    from rayface.evaluation.evaluate import evaluate
+
+    report = evaluate("enhancement", drawn_faces, store, split="validation", limit=1, judged=False)
+    assert report["judges"] == {}
+    assert report["missing"]["perceptual_distance"] == "not measured: no judge was asked"
+    assert "psnr" in report["metrics"]["all"]["model"]
+    assert "perceptual_distance" not in report["metrics"]["all"]["model"]
+
+
+def test_evaluation_where_only_commercial_use_is_allowed(tmp_path: Path, drawn_faces: str) -> None:
+    from typer.testing import CliRunner
+
+    from rayface.cli import app
+    from rayface.errors import RayfaceError
+
+    store = save_tiny_models(tmp_path / "store", ("parsing",))
+
+    def evaluated(data: str | Path) -> Any:
+        arguments = ["--split", "validation", "--limit", "1", "--store", store.uri, "--commercial-only"]
+        return CliRunner().invoke(app, ["evaluate", "parsing", "--data", str(data), *arguments])
+
+    assert "parsing@1 is refused" in str(evaluated(drawn_faces).exception)
+    config = tmp_path / "store" / "parsing" / "1" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "commercial_use": True}))
+    assert evaluated(drawn_faces).exit_code == 0
+    photos = shutil.copytree(drawn_faces, tmp_path / "photos")
+    manifest = json.loads((photos / "dataset.json").read_text())
+    (photos / "dataset.json").write_text(json.dumps({**manifest, "commercial_use": False, "terms": "for research"}))
+    refused = evaluated(photos).exception
+    assert isinstance(refused, RayfaceError)
+    assert re.search(r"data set .*photos is refused.*for research", str(refused))
 
 
 def test_evaluation_tells_what_it_measured(store: ModelStore, drawn_faces: str) -> None:

@@ -159,6 +159,18 @@ def degrade(clear: Tensor, config: DegradationConfig, generators: Sequence[np.ra
         return torch.stack(samples) if samples else clear.clone()
 
 
+def degrade_some(images: Tensor, share: float, generators: Sequence[np.random.Generator]) -> Tensor:
+    """float32 [N, 3, S, S] in [-1, 1], of which each is degraded with probability `share`, the others kept; a copy.
+
+    For networks that must read bad photos too; the medium ranges. Every draw comes from the sample's own generator.
+    """
+    images = images.clone()
+    for index, random in enumerate(generators):
+        if random.random() < share:
+            images[index : index + 1] = degrade(images[index : index + 1], DegradationConfig(), [random])
+    return images
+
+
 def _degrade_one(clear: Tensor, config: DegradationConfig, rng: np.random.Generator) -> Tensor:
     """[3, S, S] in [-1, 1] -> the same shape, degraded."""
     size = clear.shape[-1]

@@ -22,6 +22,7 @@ from rayface.evaluation.verification import lfw_notes
 from rayface.pretrained import is_pretrained
 from rayface.store import ModelStore
 from rayface.systems.base import get_system
+from rayface.terms import check_commercial, dataset_terms
 
 if TYPE_CHECKING:
     from rayface.data.dataset import FaceDataset
@@ -48,7 +49,8 @@ def evaluate(
     and how to get its judge; `notes` says which labels are no truth but predicted, and which judges the model met
     indirectly while it was trained; `subgroups`: see `subgroup_report`.
 
-    Raises RayfaceError: no such model, a model of another system, no such split.
+    Raises RayfaceError: no such model, a model of another system, no such split, terms of the model or of the data
+    that the store refuses.
     """
     from rayface.data.dataset import FaceDataset
 
@@ -61,6 +63,8 @@ def evaluate(
     if loaded.system != system_name:
         raise RayfaceError(f"{loaded.ref} is a model of {loaded.system!r}, not of {system_name!r}")
     dataset = FaceDataset(data, split, loaded.config.size, system.labels)
+    if store.commercial_only:
+        check_commercial(f"data set {data}", dataset_terms(dataset.manifest), "dataset.json")
     networks = {name: network.to(device) for name, network in loaded.networks.items()}
     started = time.perf_counter()
     direct, indirect = loss_networks(store, system_name, loaded.config) if judged else ({}, {})
@@ -82,6 +86,7 @@ def evaluate(
         "judges": panel.asked,
         "missing": panel.missing,
         "notes": [
+            *([] if judged else ["no judge was asked"]),
             *predicted_labels(dataset, system.columns),
             *lfw_notes(metrics),
             *(

@@ -5,9 +5,12 @@ from typing import Any
 
 from rayface.evaluation.card import show
 
+# Parts of reports with an entry for each of many things; the table shows the figures over all of them.
+DETAILS = ("attributes", "rare_attributes")
+
 
 def print_report(report: dict[str, Any]) -> None:
-    """Print `evaluate`'s report as a table of value and interval, and what judged and what could not be measured."""
+    """Print the main figures of `evaluate`'s report with their intervals, who judged and what could not be measured."""
     from rich.console import Console
     from rich.table import Column, Table
 
@@ -15,13 +18,17 @@ def print_report(report: dict[str, Any]) -> None:
         Column("metric", overflow="fold"), "value", "95 % interval",
         title=f"{report['model']} on {report['photos']} photos of {report['split']} ({report['data_source']})",
     )  # fmt: skip
-    for name, value in rows(report["metrics"]):
+    main = {name: value for name, value in report["metrics"].items() if name not in DETAILS}
+    for name, value in rows(main):
         if isinstance(value, dict):
             table.add_row(name, f"{value['value']:.4g}", f"{value['low']:.4g} to {value['high']:.4g}")
         else:
             table.add_row(name, f"{value:.4g}", "")
     console = Console(soft_wrap=True)
     console.print(table)
+    for name in DETAILS:
+        if entries := report["metrics"].get(name):
+            console.print(f"{name}: {len(entries)} entries, in --json and --output FILE", highlight=False)
     if found := report["subgroups"]:
         columns = list(dict.fromkeys(metric for group in found["groups"].values() for metric in group))
         console.print(f"By group of people ({found['source']}):", highlight=False)

@@ -1,7 +1,7 @@
 """`rayface models export`: a store model's networks as ONNX, each held against PyTorch before its file is left.
 
 A file carries what its user must know as ONNX metadata (and beside it as JSON): which model, its hash and terms, the
-range of the input, the order of classes, attributes and landmarks.
+range, layout and size of the input, the names of the outputs and of their channels, the order of landmarks.
 """
 
 import json
@@ -138,7 +138,10 @@ def _pictures(view: ExportView, count: int, side: int) -> Tensor:
 def _metadata(loaded: LoadedModel, network: str, view: ExportView) -> dict[str, str]:
     """What the file says of itself; ONNX holds strings, so lists and numbers are JSON."""
     side: Any = "any" if view.free_sides else view.side
-    picture = {"shape": ["N", 3, side, side], "range": [view.low, 1.0], "colours": "RGB", "shows": view.shows}
+    picture = {
+        "shape": ["N", 3, side, side], "layout": "NCHW", "dtype": "float32", "range": [view.low, 1.0], "colours": "RGB",
+        "shows": view.shows,
+    }  # fmt: skip
     if view.shows == ExportView.shows:
         picture["landmarks_px"] = (FFHQ_TEMPLATE * view.side).round(2).tolist()  # where alignment puts them
     info = loaded.info
@@ -152,7 +155,9 @@ def _metadata(loaded: LoadedModel, network: str, view: ExportView) -> dict[str, 
         "terms": info.get("terms", ""),
         "commercial_use": json.dumps(info.get("commercial_use", "unstated")),
         INPUT: json.dumps(picture),
+        "size": json.dumps(side),
         "outputs": json.dumps(view.outputs),
+        **({"labels": json.dumps(view.labels)} if view.labels else {}),
         **info["schema"],  # orders of classes, attributes and landmarks
         "written_by": f"rayface {__version__}, torch {torch.__version__}",
     }
@@ -162,7 +167,7 @@ def _readable(metadata: Mapping[str, str]) -> dict[str, Any]:
     """The metadata with its JSON parsed, for the file beside."""
     readable: dict[str, Any] = {}
     for key, value in metadata.items():
-        structured = key in (INPUT, "outputs", "commercial_use") or value.startswith("[")
+        structured = key in (INPUT, "size", "outputs", "commercial_use") or value.startswith("[")
         readable[key] = json.loads(value) if structured else value
     return readable
 

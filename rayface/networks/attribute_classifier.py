@@ -33,6 +33,8 @@ class AttributeClassifier(nn.Module):
     The logits are calibrated: sigmoid gives a probability, and 0 is the decision (see `fit_calibration`).
     """
 
+    outputs = ("logits",)
+    labels = ATTRIBUTES  # of the logits
     feature_mean: Tensor
     feature_deviation: Tensor
     logit_scale: Tensor

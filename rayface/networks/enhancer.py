@@ -90,6 +90,8 @@ class Enhancer(nn.Module):
     [N, widths[i], s_i, s_i]: what distillation compares (C6).
     """
 
+    outputs = ("enhanced",)
+
     def __init__(self, config: EnhancerConfig) -> None:
         super().__init__()
         self.encoder = Encoder(config)

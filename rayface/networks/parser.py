@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayface.networks.blocks import ResidualBlock, Upsample
+from rayface.records import PARSING_CLASSES
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,9 @@ class ParserConfig:
 
 class Parser(nn.Module):
     """Face crop [N, 3, S, S] in [-1, 1] -> logits [N, classes, S, S] (float). S divisible by 2 ** len(widths)."""
+
+    outputs = ("logits",)
+    labels = PARSING_CLASSES  # of the logits' channels
 
     def __init__(self, config: ParserConfig) -> None:
         super().__init__()

@@ -83,6 +83,7 @@ class RecogniserBlock(nn.Module):
 class Recogniser(nn.Module):
     """Face crop -> embedding; compare two by their cosine (dlib's own are also compared by distance, 0.6 apart)."""
 
+    outputs = ("embedding",)
     to_chip: Tensor
     mean_colour: Tensor
 

@@ -135,18 +135,14 @@ class Attributes(System):
     def prepare(
         self, batch: dict[str, Any], config: AttributesConfig, generators: Sequence[np.random.Generator]
     ) -> Batch:
-        from rayface.data.augmentation import jitter_colour, mirror_images, move
-        from rayface.data.degradation import DegradationConfig, degrade
+        from rayface.data.augmentation import jitter_colour, mirror_images, move_images
+        from rayface.data.degradation import degrade_some
 
-        images = to_float(batch["image"])
-        no_masks = torch.zeros(len(images), *images.shape[-2:], dtype=torch.uint8)
-        images, _ = move(images, no_masks, config.shift, generators)
+        images = move_images(to_float(batch["image"]), config.shift, generators)
         if config.flip:
             images = mirror_images(images, generators)
         images = jitter_colour(images, config.jitter, generators)
-        for index, random in enumerate(generators):
-            if random.random() < config.degrade:
-                images[index : index + 1] = degrade(images[index : index + 1], DegradationConfig(), [random])
+        images = degrade_some(images, config.degrade, generators)
         return {"image": images, "attributes": batch["attributes"]}
 
     def evaluate(

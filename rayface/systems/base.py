@@ -112,10 +112,11 @@ class ExportView:
 
     network: nn.Module
     side: int
-    outputs: tuple[str, ...] = ("output",)
+    outputs: tuple[str, ...]
     free_sides: bool = False  # takes pictures of any height and width, not of `side` only
     low: float = -1.0
     shows: str = "a face crop"  # aligned to records.FFHQ_TEMPLATE
+    labels: tuple[str, ...] = ()  # of the first output's channels, where they have names
 
 
 class Step(Protocol):
@@ -239,8 +240,16 @@ class System:
         return self.step_name
 
     def export_views(self, networks: Networks, config: Any) -> dict[str, ExportView]:
-        """What `rayface models export` writes of the released networks, one file each."""
-        return {name: ExportView(network, config.size) for name, network in networks.items()}
+        """What `rayface models export` writes of the released networks, one file each.
+
+        A network says with `outputs` what it gives, and with `labels` what the channels of the first are called.
+        """
+        return {
+            name: ExportView(
+                network, config.size, getattr(network, "outputs", ("output",)), labels=getattr(network, "labels", ())
+            )
+            for name, network in networks.items()
+        }
 
     def make_step(self, loaded: "LoadedModel", device: str | torch.device = "cpu") -> Any:
         raise NotImplementedError

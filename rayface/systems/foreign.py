@@ -135,7 +135,8 @@ class Foreign(System):
         return super_resolution_report(predict, scales_of(config.scale), dataset, 4, limit)
 
     def export_views(self, networks: Networks, config: ForeignConfig) -> dict[str, ExportView]:
-        return {"model": ExportView(Bare(networks["model"]), config.size, low=0.0)}
+        made = {"enhance": "enhanced", "upscale": "upscaled"}[config.step]
+        return {"model": ExportView(Bare(networks["model"]), config.size, (made,), low=0.0)}
 
     def make_step(self, loaded: "LoadedModel", device: str | torch.device = "cpu") -> Any:
         step = FaceStep if loaded.config.step == "enhance" else PhotoStep

@@ -87,16 +87,14 @@ class Parsing(System):
 
     def prepare(self, batch: dict[str, Any], config: ParsingConfig, generators: Sequence[np.random.Generator]) -> Batch:
         from rayface.data.augmentation import jitter_colour, mirror, move
-        from rayface.data.degradation import DegradationConfig, degrade
+        from rayface.data.degradation import degrade_some
 
         images, masks = to_float(batch["image"]), batch["mask"]
         images, masks = move(images, masks, config.shift, generators)
         if config.flip:
             images, masks = mirror(images, masks, torch.from_numpy(PARSING_FLIP), generators)
         images = jitter_colour(images, config.jitter, generators)
-        for index, random in enumerate(generators):
-            if random.random() < config.degrade:
-                images[index : index + 1] = degrade(images[index : index + 1], DegradationConfig(), [random])
+        images = degrade_some(images, config.degrade, generators)
         return {"image": images, "mask": masks}
 
     def evaluate(

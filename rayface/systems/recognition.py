@@ -178,15 +178,13 @@ class Recognition(System):
         self, batch: dict[str, Any], config: RecognitionConfig, generators: Sequence[np.random.Generator]
     ) -> Batch:
         from rayface.data.augmentation import jitter_colour, mirror_images, move_images, occlude
-        from rayface.data.degradation import DegradationConfig, degrade
+        from rayface.data.degradation import degrade_some
 
         amounts = config.augmentation
         clean = mirror_images(to_float(batch["image"]), generators)
         seen = jitter_colour(move_images(clean, amounts.shift, generators), amounts.jitter, generators)
         seen = occlude(seen, amounts.occlude, generators)
-        for index, random in enumerate(generators):
-            if random.random() < amounts.degrade:
-                seen[index : index + 1] = degrade(seen[index : index + 1], DegradationConfig(), [random])
+        seen = degrade_some(seen, amounts.degrade, generators)
         return {"clean": clean, "seen": seen, "identity": batch["identity_index"]}
 
     def _loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:

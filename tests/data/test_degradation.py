@@ -14,6 +14,7 @@ from rayface.data.degradation import (
     TYPES,
     DegradationConfig,
     degrade,
+    degrade_some,
     gaussian_blur,
     preset,
     severity_sets,
@@ -63,6 +64,23 @@ def test_shape_type_and_range_hold_for_any_strengths(size, seed, strengths, name
     assert (out.shape, out.dtype) == (clear.shape, torch.float32)
     assert torch.isfinite(out).all()
     assert -1 <= out.min() <= out.max() <= 1
+
+
+def test_a_share_is_degraded_whatever_else_is_in_the_batch():
+    clear = crops(12, 32)
+    kept = clear.clone()
+    half = degrade_some(clear, 0.5, generators(12))
+    assert torch.equal(clear, kept), "the input was written to"
+    same = (half == clear).flatten(1).all(1)
+    assert same.any()
+    assert not same.all()
+    parts = [degrade_some(clear[i : i + 1], 0.5, generators(12)[i : i + 1]) for i in range(12)]
+    assert torch.equal(torch.cat(parts), half)
+    assert torch.equal(degrade_some(clear, 0.0, generators(12)), clear)
+    drawn = generators(12)
+    for random in drawn:
+        random.random()
+    assert torch.equal(degrade_some(clear, 1.0, generators(12)), degrade(clear, DegradationConfig(), drawn))
 
 
 def test_zero_strength_is_the_identity():

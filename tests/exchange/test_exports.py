@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rayface.errors import RayfaceError
 from rayface.exchange.exports import check_export, export_model
 from rayface.exchange.imports import import_model
-from rayface.records import ATTRIBUTES, FFHQ_TEMPLATE, PARSING_CLASSES
+from rayface.records import ATTRIBUTES, FFHQ_TEMPLATE, LANDMARKS, PARSING_CLASSES
 from rayface.store import LoadedModel, ModelStore
 from rayface.systems.base import SYSTEMS, ExportView, get_system
 
@@ -59,11 +59,22 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return export
 
 
+OUTPUTS = {
+    "parsing": [["logits"]],
+    "detection": [["logit", "offsets"], ["logit", "offsets"], ["logit", "offsets", "landmarks"]],
+    "enhancement": [["enhanced"]],
+    "recognition": [["embedding"]],
+    "super_resolution": [["upscaled"], ["upscaled"]],
+    "attributes": [["logits"]],
+}
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_system_is_exported_and_gives_the_same(system: str, exported: Exported) -> None:
     loaded, done = exported(system)
     views = get_system(system).export_views(loaded.networks, loaded.config)
     assert len(done) == len(views) >= 1
+    assert [list(view.outputs) for view in views.values()] == OUTPUTS[system]
     for (name, view), written in zip(views.items(), done, strict=True):
         path = Path(written["file"])
         assert path.name == ("model.onnx" if len(views) == 1 else f"model-{name}.onnx")
@@ -75,17 +86,41 @@ def test_every_system_is_exported_and_gives_the_same(system: str, exported: Expo
             assert ours.std() > 1e-6, "an output that does not depend on the picture would say nothing"
             np.testing.assert_allclose(theirs, ours, atol=1e-4 * max(1, ours.abs().max()))
         assert written["max_difference"] < 1e-3
+        model = onnx.load(path)
+        assert [output.name for output in model.graph.output] == list(view.outputs)
+        said = said_by(model)
+        assert (said["name"], said["version"], said["system"], said["network"]) == (system, "1", system, name)
+        assert said["sha256"] == loaded.info["sha256"]
+        stated = {**TERMS, "commercial_use": "false"}
+        assert {key: said[key] for key in stated} == stated
+        assert json.loads(said["outputs"]) == list(view.outputs)
+        picture = json.loads(said["picture"])
+        assert (picture["layout"], picture["dtype"], picture["range"]) == ("NCHW", "float32", [-1.0, 1.0])
+        size = json.loads(said["size"])
+        assert picture["shape"] == ["N", 3, size, size]
+        assert size == ("any" if view.free_sides else view.side)
+
+
+def said_by(model: onnx.ModelProto) -> dict[str, str]:
+    return {item.key: item.value for item in model.metadata_props}
+
+
+@pytest.mark.parametrize(("system", "names"), [("parsing", PARSING_CLASSES), ("attributes", ATTRIBUTES)])
+def test_channels_that_have_names_are_named(system: str, names: tuple[str, ...], exported: Exported) -> None:
+    _, (written,) = exported(system)
+    model = onnx.load(written["file"])
+    assert json.loads(said_by(model)["labels"]) == list(names)
+    assert model.graph.output[0].type.tensor_type.shape.dim[1].dim_value == len(names)
+    assert json.loads(Path(written["file"]).with_suffix(".json").read_text())["labels"] == list(names)
 
 
 def test_a_file_says_what_it_is(exported: Exported) -> None:
-    loaded, (written,) = exported("parsing")
+    _, (written,) = exported("parsing")
     path = Path(written["file"])
     model = onnx.load(path)
-    said = {item.key: item.value for item in model.metadata_props}
-    assert (said["name"], said["version"], said["system"]) == ("parsing", "1", "parsing")
-    assert said["sha256"] == loaded.info["sha256"]
-    assert (said["terms"], said["commercial_use"]) == ("CelebA: non-commercial research", "false")
+    said = said_by(model)
     assert json.loads(said["rayface.parsing_classes"]) == list(PARSING_CLASSES)
+    assert json.loads(said["rayface.landmarks"]) == list(LANDMARKS)
     picture = json.loads(said["picture"])
     assert (picture["shape"], picture["range"]) == (["N", 3, 64, 64], [-1.0, 1.0])
     assert np.allclose(picture["landmarks_px"], FFHQ_TEMPLATE * 64, atol=0.01)
@@ -115,7 +150,9 @@ def test_a_foreign_network_keeps_its_own_range(tmp_path: Path) -> None:
     (written,) = export_model(loaded, tmp_path / "x2.onnx")
     pictures = torch.rand(2, 3, 32, 32)
     np.testing.assert_allclose(run(written["file"], pictures)[0], loaded.networks["model"](pictures), atol=1e-5)
-    assert json.loads((tmp_path / "x2.json").read_text())["picture"]["range"] == [0.0, 1.0]
+    beside = json.loads((tmp_path / "x2.json").read_text())
+    assert (beside["picture"]["range"], beside["outputs"], beside["size"]) == ([0.0, 1.0], ["upscaled"], 32)
+    assert "labels" not in beside
 
 
 class Untrue(nn.Module):
@@ -127,7 +164,7 @@ class Untrue(nn.Module):
 
 def test_a_file_that_differs_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = tiny("parsing", tmp_path)
-    view = {"parser": ExportView(Untrue(), 16)}
+    view = {"parser": ExportView(Untrue(), 16, ("same",))}
     monkeypatch.setattr(type(get_system("parsing")), "export_views", lambda *_: view)
     with pytest.raises(RayfaceError, match=r"differs from PyTorch by up to 0\.\d+ on 1 pictures.*no file is left"):
         export_model(loaded, tmp_path / "parser.onnx")
