@@ -120,13 +120,10 @@ class Detection(System):
     ) -> Batch:
         """Float windows `{network: [N, K, 3, side, side]}` and what they show: see `data.windows.window_targets`."""
         from rayface.data.augmentation import jitter_colour
-        from rayface.data.degradation import DegradationConfig, degrade
+        from rayface.data.degradation import degrade_some
 
         pictures, landmarks = place_faces(batch["image"], batch["landmarks"], config.sizes, config.turn, generators)
-        images = jitter_colour(to_float(pictures), config.jitter, generators)
-        for index, random in enumerate(generators):
-            if random.random() < config.degrade:
-                images[index : index + 1] = degrade(images[index : index + 1], DegradationConfig(), [random])
+        images = degrade_some(jitter_colour(to_float(pictures), config.jitter, generators), config.degrade, generators)
         boxes = face_boxes(landmarks)
         windows = draw_windows(boxes, config.size, config.windows, generators)
         offsets, points = window_targets(windows, boxes, landmarks)
