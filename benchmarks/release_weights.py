@@ -6,6 +6,7 @@ Licence, terms and commercial use are those that training inherited (`rayface.te
 as and from its teachers; say them (`--licence`, `--terms`, `--no-commercial-use`) for a model whose config.json does
 not. `--about` is text for the card: how it was trained and what its limits are. Everything else of the card comes from
 config.json and from the metrics, which are measured here on the half-precision weights that are released.
+`--measure-again`, without `--store`, rewrites metrics and card of a model that is released, say parsing@1.
 """
 
 import argparse
@@ -26,7 +27,9 @@ KEPT = ("run", "steps", "init", "data", "command", "calibration", "source", "cos
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--store", required=True)
+    parser.add_argument("--store", default="")
+    parser.add_argument("--name", help="in the release; by default as in the store")
+    parser.add_argument("--measure-again", action="store_true")
     parser.add_argument("--data", required=True)
     parser.add_argument("--split", default="test")
     parser.add_argument("--limit", type=int, default=0)
@@ -36,23 +39,28 @@ def main() -> None:
     parser.add_argument("--about", type=Path, required=True)
     arguments = parser.parse_args()
 
+    if arguments.measure_again == bool(arguments.store):
+        parser.error("give either --store, where the model is, or --measure-again")
+    ref = arguments.model if arguments.measure_again else release(arguments)
+    folder = RELEASE_WEIGHTS / ref.replace("@", "/")
+    info = ModelStore(RELEASE_WEIGHTS).info(ref)
+    # the store behind which the release stands holds the models that taught it
+    store = open_store(arguments.store or None)
+    report = evaluate(info["system"], arguments.data, store, str(folder), arguments.split, arguments.limit or None)
+    (folder / "metrics.json").write_text(json.dumps(report, indent=1) + "\n")
+    (folder / "README.md").write_text(model_card(info, report, arguments.about.read_text()))
+    print(json.dumps({"model": ref, "metrics": report["metrics"]}, indent=1))
+
+
+def release(arguments: argparse.Namespace) -> str:
+    """Save the model among the release weights in half precision; its reference there."""
     loaded = ModelStore(arguments.store).load(arguments.model)
     terms = stated_terms(loaded.info, arguments.licence, arguments.terms, arguments.commercial_use)
-    for network in loaded.networks.values():
-        network.half().float()  # what is measured is what is released
-    details = {
-        **{key: value for key, value in loaded.info.items() if key in KEPT},
-        **terms,
-    }
-    release = ModelStore(RELEASE_WEIGHTS)
-    ref = release.save(loaded.name, loaded.system, loaded.config, loaded.networks, half=True, details=details)
-    # the store behind which the release stands holds the models that taught it
-    store = open_store(arguments.store)
-    folder = RELEASE_WEIGHTS / ref.replace("@", "/")
-    report = evaluate(loaded.system, arguments.data, store, str(folder), arguments.split, arguments.limit or None)
-    (folder / "metrics.json").write_text(json.dumps(report, indent=1) + "\n")
-    (folder / "README.md").write_text(model_card(release.info(ref), report, arguments.about.read_text()))
-    print(json.dumps({"model": ref, "metrics": report["metrics"]}, indent=1))
+    details = {**{key: value for key, value in loaded.info.items() if key in KEPT}, **terms}
+    name = arguments.name or loaded.name
+    return ModelStore(RELEASE_WEIGHTS).save(
+        name, loaded.system, loaded.config, loaded.networks, half=True, details=details
+    )
 
 
 def stated_terms(info: dict[str, Any], licence: str | None, terms: str | None, allowed: bool | None) -> dict[str, Any]:
