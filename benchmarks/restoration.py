@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from rayface.data.dataset import FaceDataset
-from rayface.evaluation.restoration import Predict, restoration_report
+from rayface.evaluation.restoration import COMPARISONS, Predict, restoration_report
 from rayface.store import ModelStore, open_store
 from rayface.systems.enhancement import enhance
 
 SHOWN = ("psnr", "ssim", "perceptual_distance", "identity_distance", "identity_distance_second", "colour_shift")
-DERIVED = ("best_classical", "gain_over_input", "gain_over_best_classical", "perceptual_gain")
 
 
 class Timed:
@@ -71,7 +70,7 @@ def main() -> None:
     for severity in ("easy", "medium", "hard", "all"):
         print(f"\n| {severity} | " + " | ".join(SHOWN) + " |\n|---|" + "---|" * len(SHOWN))
         for name, values in report[severity].items():
-            if name not in DERIVED:
+            if name not in COMPARISONS:
                 cells = (f"{values[metric]['value']:.3f}" if metric in values else "-" for metric in SHOWN)
                 print(f"| {name} | " + " | ".join(cells) + " |")
 

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rayface.evaluation.restoration import COMPARISONS
+
 STYLE = """
 :root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;margin:.5rem 0 1.5rem}td,th{border:1px solid #8886;padding:.3rem .6rem;text-align:left}
@@ -85,14 +87,24 @@ def _trio(served: dict[str, Any], folder: Path) -> str:
 
 
 def _enhancement_table(report: dict[str, Any]) -> str:
+    columns = {
+        "psnr": "PSNR (dB)",
+        "ssim": "SSIM",
+        "colour_shift": "colour shift (of 255)",
+        "perceptual_distance": "perceptual distance",
+        "identity_distance": "dlib's distance",
+    }
+    columns = {name: label for name, label in columns.items() if name in report["metrics"]["all"]["model"]}
     rows = [
         f"<tr><td>{severity}</td><td>{method}</td>"
-        + "".join(f"<td>{_interval(values[metric])}</td>" for metric in ("psnr", "ssim", "colour_shift"))
+        + "".join(f"<td>{_interval(values[metric])}</td>" for metric in columns)
         + "</tr>"
         for severity in ("easy", "medium", "hard")
         for method, values in report["metrics"][severity].items()
+        if method not in COMPARISONS
     ]
-    head = "<tr><th>degradation</th><th>method</th><th>PSNR (dB)</th><th>SSIM</th><th>colour shift (of 255)</th></tr>"
+    labels = "".join(f"<th>{label}</th>" for label in columns.values())
+    head = f"<tr><th>degradation</th><th>method</th>{labels}</tr>"
     return f"<h3>Enhancement, {report['photos']} photos, {report['model']}</h3><table>{head}{''.join(rows)}</table>"
 
 

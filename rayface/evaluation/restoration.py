@@ -55,6 +55,9 @@ CLASSICAL: dict[str, Predict] = {
     "unsharp": unsharp_mask,
 }
 
+# The parts of a severity's report that are no method's metrics.
+COMPARISONS = ("best_classical", "gain_over_input", "gain_over_best_classical", "perceptual_gain")
+
 
 def restoration_report(
     predict: Predict,
