@@ -11,6 +11,7 @@ from torch.nn import functional
 from rayface.errors import RayfaceError
 from rayface.imaging.align import invert, resample, transform_points
 from rayface.imaging.filters import gaussian_blur, luminance
+from rayface.imaging.quality import COLUMNS, ROWS
 from rayface.records import PARSING_CLASSES
 
 LEFT_OUT = frozenset({"background", "hat", "neck_l", "neck", "cloth"})
@@ -18,7 +19,8 @@ LEFT_OUT = frozenset({"background", "hat", "neck_l", "neck", "cloth"})
 GROW = 0.015  # how far the parsed face is extended
 FEATHER = 0.025  # sigma of the soft edge
 FRAME = 0.12  # width of the ramp from 0 at the crop's border to 1
-KEPT_DETAIL = 0.97  # a step that leaves less of a face's gradient energy makes it less sharp
+DETAIL_BLOCKS, FLAT_SHARE = 5, 0.1  # blocks to a side in which detail is measured; the share of them taken as flat
+KEPT_DETAIL = 0.95  # a step that leaves less of a face's gradient energy makes it less sharp
 COLOUR_SCALE = 1 / 8  # share of S; sigma of what counts as a colour shift and not as a change
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom (exclusive), photo pixels
@@ -94,10 +96,10 @@ def sharpness(crops: Tensor) -> Tensor:
 
 
 def already_sharp(before: Tensor, after: Tensor) -> Tensor:
-    """Whether a step would make faces less sharp, bool [N]; crops uint8 [N, 3, S, S].
+    """Whether a step would make faces less sharp, bool [N]; FFHQ-aligned crops uint8 [N, 3, S, S].
 
-    Compares gradient energy at the scale of facial detail, with the share of white noise taken off, so that a step
-    that removes noise is not mistaken for one that blurs; less than `KEPT_DETAIL` of it is less sharp.
+    Compares gradient energy at the scale of facial detail, with the share of noise taken off, so that a step that
+    removes noise is not mistaken for one that blurs; less than `KEPT_DETAIL` of it is less sharp.
     """
     return _detail(after) < KEPT_DETAIL * _detail(before)
 
@@ -107,24 +109,19 @@ def _gradient_energy(grey: Tensor) -> Tensor:
 
 
 def _detail(crops: Tensor) -> Tensor:
-    """Gradient energy behind a Gaussian of one pixel, less what white noise of the crop's level adds to it.
+    """Gradient energy behind a Gaussian of one pixel in the middle of the face, less that of its flattest blocks.
 
-    The noise level is the median magnitude of a second difference across both axes, which edges hardly touch
-    (J. Immerkaer, "Fast Noise Variance Estimation", CVIU 1996, with a median for the mean).
+    Noise and grain, of whatever size, lie everywhere; eyes, brows, mouth and the edges of the nose do not. (Second
+    differences tell white noise only, and that of photos that were made larger is coarser.) Measured on 32 validation
+    photos of CelebAMask-HQ with medium degradations, 31 of which enhancement@2 brings nearer to the clear photo: none
+    is called less sharp (by second differences 5 were); blurred by half a pixel, all 32 clear photos are.
     """
-    grey = luminance(crops)
-    second = grey.diff(n=2, dim=-1).diff(n=2, dim=-2)  # 1 -2 1 both ways: white noise of sigma gives 6 sigma
-    sigma = second.abs().flatten(1).median(1).values / (0.6745 * 6)
-    smooth = gaussian_blur(grey[:, None], 1.0)[:, 0]
-    return (_gradient_energy(smooth) - _noise_gain() * sigma.square()).clamp(min=0)
-
-
-def _noise_gain() -> float:
-    """Gradient energy of white noise of unit variance behind `gaussian_blur` with one pixel."""
-    impulse = torch.zeros(1, 1, 15, 15)
-    impulse[..., 7, 7] = 1
-    smooth = gaussian_blur(impulse, 1.0)
-    return float(smooth.diff(dim=-1).square().sum() + smooth.diff(dim=-2).square().sum())
+    smooth = gaussian_blur(luminance(crops)[:, None], 1.0)
+    energy = smooth.diff(dim=-1)[..., :-1, :].square() + smooth.diff(dim=-2)[..., :-1].square()
+    side = crops.shape[-1]
+    (top, bottom), (left, right) = ((round(a * side), round(b * side)) for a, b in (ROWS, COLUMNS))
+    blocks = functional.adaptive_avg_pool2d(energy[..., top:bottom, left:right], DETAIL_BLOCKS).flatten(1)
+    return (blocks.mean(1) - blocks.quantile(FLAT_SHARE, dim=1)).clamp(min=0)
 
 
 def _low_frequencies(change: Tensor, region: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rayface.data.synth import draw_face
 from rayface.errors import RayfaceError
 from rayface.imaging.align import scales, similarity, warp_crops
 from rayface.imaging.filters import gaussian_blur
@@ -138,10 +139,13 @@ def test_large_faces_keep_their_detail() -> None:
     assert energy(result, weight) >= 0.95 * energy(photo, weight)
 
 
-def test_a_less_sharp_output_is_told_from_a_denoised_one() -> None:
-    sharp = gaussian_blur(textured(128, 128)[None].float(), 1.0).round().to(torch.uint8)
-    blurred = gaussian_blur(sharp.float(), 2.0).round().to(torch.uint8)
-    draws = torch.randn(sharp.shape, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("grain", [1, 2, 4])
+def test_a_less_sharp_output_is_told_from_a_denoised_one(grain: int) -> None:
+    """`grain`: side of the noise's grains in pixels; that of photos that were made larger is coarse."""
+    sharp = draw_face(0, 1).image[None]
+    blurred = gaussian_blur(sharp.float(), 1.0).round().to(torch.uint8)
+    draws = torch.randn((1, 3, 256 // grain, 256 // grain), generator=torch.Generator().manual_seed(0))
+    draws = torch.nn.functional.interpolate(draws, size=(256, 256), mode="bicubic")
     noisy = (sharp.float() + 15 * draws).round().clamp(0, 255).to(torch.uint8)
     assert already_sharp(sharp, blurred).tolist() == [True]
     assert already_sharp(blurred, sharp).tolist() == [False]
