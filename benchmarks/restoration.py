@@ -59,7 +59,7 @@ def main() -> None:
     ours = method(store, arguments.model, size)
     others = {name: method(store, ref, size) for name, ref in (pair.split("=", 1) for pair in arguments.beside)}
     if arguments.realesrgan:
-        from benchmarks.realesrgan import realesrgan
+        from realesrgan import realesrgan  # the script beside this one
 
         others["realesrgan"] = Timed(realesrgan)
     dataset = FaceDataset(arguments.data, arguments.split, size)
