@@ -21,6 +21,9 @@ from serve.reports import Reports
 from serve.settings import Settings, Stage, settings_from
 
 IDLE_ROUTES = 32  # requests an ingress replica answers besides photos: health, models, refusals
+# Requests Ray Serve's proxy holds for the ingress. Above it the proxy refuses by itself, in plain text; the ingress
+# refuses at once and as a problem document, so this is only the last bound on a flood.
+HELD_BY_PROXY = 2048
 
 
 def build(args: Mapping[str, Any]) -> Application:
@@ -53,7 +56,9 @@ def compose(settings: Settings) -> Application:
     )
     reports = in_memory(Reports).bind(settings.report_seconds, settings.max_reports)
     ingress = _deploy(serve.ingress()(Ingress), "ingress", settings, settings.ingress)
-    ingress = ingress.options(max_ongoing_requests=settings.max_in_flight + IDLE_ROUTES)
+    ingress = ingress.options(
+        max_ongoing_requests=settings.max_in_flight + IDLE_ROUTES, max_queued_requests=HELD_BY_PROXY
+    )
     return ingress.bind(settings, refs, detector, steps, parser, fusion, reports)
 
 
