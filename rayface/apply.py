@@ -21,7 +21,7 @@ def apply_steps(
 ) -> dict[str, Any]:
     """Run `steps` on a photo, or on every photo of a folder into the folder `target`, and report what was done.
 
-    `assignments` are `key=value` parameters (strength, faces, scale; max_output_megapixels), `models` are
+    `assignments` are `key=value` parameters (strength, faces, boxes, scale; max_output_megapixels), `models` are
     `step=name@version` where a step (or "parse") takes another model than the one named as its system. In a folder, a
     picture that cannot be processed is listed in the report and does not stop the others; existing results are
     replaced. Raises RayfaceError for a missing source, an unknown output format or a bad parameter.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rayface.errors import RayfaceError
 from rayface.stages import Detector, Parser, PhotoStep, crop_size, detect_faces, enlarge, fuse, parse_faces, run_step
-from rayface.work import MAX_OUTPUT_MEGAPIXELS, Params, Photo, Result, check_params, check_steps, tensor
+from rayface.work import MAX_OUTPUT_MEGAPIXELS, Params, Photo, Result, check_params, check_steps
 
 if TYPE_CHECKING:
     from rayface.store import ModelStore
@@ -131,8 +131,7 @@ class Pipeline:
             if about_faces := face_steps(names):
                 assert self.detector is not None
                 assert self.parser is not None
-                photos = [tensor(current.pixels)]
-                works = detect_faces(self.detector, photos, [checked], self.max_faces, self.crop_size)
+                works = detect_faces(self.detector, [current], [checked], self.max_faces, self.crop_size)
                 for name in about_faces:
                     works = run_step(self.steps[name], works, [checked])
                 (work,) = parse_faces(self.parser, works)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from rayface.records import FFHQ_TEMPLATE
-from rayface.work import FaceReport, Params, Photo, Report, Result, Work, tensor
+from rayface.work import FaceReport, Params, Photo, Report, Result, Work, box_text, tensor
 
 if TYPE_CHECKING:
     from rayface.systems.base import Step
@@ -85,24 +85,25 @@ def crop_size(sizes: Iterable[int]) -> int:
 
 
 def detect_faces(
-    detector: Detector, photos: list[Tensor], params: Sequence[Params], max_faces: int, side: int = CROP_SIZE
+    detector: Detector, photos: Sequence[Photo], params: Sequence[Params], max_faces: int, side: int = CROP_SIZE
 ) -> list[Work]:
-    """Detect and align the faces of several photos, uint8 [3, H, W] each, as crops of `side` px.
+    """Detect and align the faces of several photos as crops of `side` px.
 
-    Of more than `max_faces` faces the largest are processed; the rest are reported and left alone. Returns a
-    work for each photo, with no faces where none was found.
+    Of more than `max_faces` faces that a request asks for the largest are processed; the rest are reported and left
+    alone. Returns a work for each photo, with no faces where none was found.
     """
     started = time.perf_counter()
+    pixels = [tensor(photo.pixels) for photo in photos]
     works = []
-    for photo, found, param in zip(photos, detector.detect(photos), params, strict=True):
-        works.append(_align(photo, found, param, max_faces, side))
+    for photo, whole, found, param in zip(photos, pixels, detector.detect(pixels), params, strict=True):
+        works.append(_align(whole, found, param, photo.enlargement, max_faces, side))
     for work in works:
         work.timings_ms["detect"] = _since(started)
         work.models["detect"] = getattr(detector, "model", "detection")
     return works
 
 
-def _align(photo: Tensor, found: Any, params: Params, max_faces: int, side: int) -> Work:
+def _align(photo: Tensor, found: Any, params: Params, enlargement: float, max_faces: int, side: int) -> Work:
     from rayface.imaging.align import scales, similarity, warp_crops
 
     # Float noise depends on what else is in a batch; in 1/16 px it never reaches the pixels.
@@ -118,12 +119,11 @@ def _align(photo: Tensor, found: Any, params: Params, max_faces: int, side: int)
         )
         for index, size in enumerate(sizes)
     ]
-    limit = 1 if params.faces == "largest" else max_faces
-    why = "not the largest face" if params.faces == "largest" else f"more than {max_faces} faces in the photo"
-    by_size = sorted(range(len(sizes)), key=lambda index: -sizes[index])
-    chosen, left = sorted(by_size[:limit]), sorted(by_size[limit:])
-    for index in left:
-        reports[index].skipped.append({"step": "all", "reason": why})
+    reasons, notes = _left_alone(reports, params, enlargement, max_faces)
+    for report, reason in zip(reports, reasons, strict=True):
+        if reason:
+            report.skipped.append({"step": "all", "reason": reason})
+    chosen = [index for index, reason in enumerate(reasons) if not reason]
     crops = warp_crops(photo, matrices[chosen], side).numpy()
     return Work(
         width=photo.shape[2],
@@ -132,9 +132,35 @@ def _align(photo: Tensor, found: Any, params: Params, max_faces: int, side: int)
         crops=crops,
         matrices=matrices[chosen].numpy(),
         faces=[reports[index] for index in chosen],
-        others=[reports[index] for index in left],
+        others=[report for report, reason in zip(reports, reasons, strict=True) if reason],
         changed=np.zeros(len(chosen), bool),
+        notes=notes,
     )
+
+
+def _left_alone(
+    faces: Sequence[FaceReport], params: Params, enlargement: float, max_faces: int
+) -> tuple[list[str], list[str]]:
+    """For each face why a request does not process it ("" where it does), and notes on boxes that hold none.
+
+    A box holds a face whose middle lies in it: so `detect`'s own boxes choose their faces, one drawn around several
+    chooses them all, and how tightly it is drawn does not matter.
+    """
+    reasons, notes = [""] * len(faces), []
+    if params.faces == "boxes":
+        boxes = np.array(params.boxes) * enlargement
+        middles = np.array([face.box for face in faces]).reshape(-1, 2, 2).mean(1)
+        held = ((middles >= boxes[:, None, :2]) & (middles <= boxes[:, None, 2:])).all(2)  # [boxes, faces]
+        reasons = ["" if inside else "not in the boxes" for inside in held.any(0)]
+        for box, any_face in zip(params.boxes, held.any(1), strict=True):
+            if not any_face:
+                notes.append(f"No face was found whose middle lies in the box {box_text(box)}.")
+    limit = 1 if params.faces == "largest" else max_faces
+    why = "not the largest face" if params.faces == "largest" else f"more than {max_faces} faces in the photo"
+    wanted = sorted((i for i, reason in enumerate(reasons) if not reason), key=lambda i: -faces[i].size)
+    for index in wanted[limit:]:
+        reasons[index] = why
+    return reasons, notes
 
 
 def faces_together(stage: Any) -> int:
@@ -273,11 +299,11 @@ def fuse(photo: Photo, work: Work | None, steps: Sequence[str]) -> Result:
         changed=int(work.changed.sum()) if work else 0,
         models=photo.models | (work.models if work else {}),
         timings_ms=photo.timings_ms | (work.timings_ms if work else {}) | {"fuse": _since(started)},
-        notes=list(photo.notes),
+        notes=[*photo.notes, *(work.notes if work else ())],
     )
     if work is not None and not report.changed:
         faces = "changed" if report.faces else "found"
-        rest = "the photo is upscaled, nothing else" if photo.enlarged else "the photo is unchanged"
+        rest = "the photo is upscaled, nothing else" if photo.enlargement != 1 else "the photo is unchanged"
         report.notes.append(f"No face was {faces}; {rest}.")
     return Result(result, report)
 

@@ -1,7 +1,8 @@
 """What a request asks for, what travels between the stages of the pipeline, and what is reported at its end."""
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from rayface.errors import RayfaceError
 
-FACES = ("all", "largest")
+FACES = ("all", "largest", "boxes")
+Box = tuple[float, float, float, float]  # x0 y0 x1 y1
 SCALES = (2, 4)
 # An enlarged photo has at most so many megapixels: 2 become 8 in seconds on a CPU, 12 would become 48.
 MAX_OUTPUT_MEGAPIXELS = 32.0
@@ -24,6 +26,9 @@ class Params:
     strength: float = 1.0  # 0 keeps the face, 1 is the step's full output
     faces: str = "all"  # one of FACES
     scale: int = 2  # one of SCALES, for `upscale`
+    # With faces="boxes", and only then: a face whose middle (of its detected box) lies in one of these is processed.
+    # In pixels of the photo as it was sent, upright (EXIF orientation applied), whatever `upscale` makes of it.
+    boxes: tuple[Box, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:  # also false for NaN
@@ -32,6 +37,47 @@ class Params:
             raise RayfaceError(f"faces is {self.faces!r}; give one of: {', '.join(FACES)}.")
         if self.scale not in SCALES:
             raise RayfaceError(f"scale is {self.scale!r}; give one of: {', '.join(map(str, SCALES))}.")
+        for box in self.boxes:
+            _check_box(box)
+        if self.faces == "boxes" and not self.boxes:
+            raise RayfaceError(f"faces is 'boxes' and no boxes are given; give {BOXES_LOOK}.")
+        if self.faces != "boxes" and self.boxes:
+            raise RayfaceError(f"boxes are given and faces is {self.faces!r}; give faces=boxes too, or no boxes.")
+
+
+BOXES_LOOK = "boxes=x0,y0,x1,y1 in pixels of the photo, several separated by semicolons, for example 40,32,180,200"
+
+
+def _check_box(box: Box) -> None:
+    if not all(map(math.isfinite, box)):
+        raise RayfaceError(f"boxes: {box_text(box)} has a value that is not a finite number; give {BOXES_LOOK}.")
+    if not (box[2] > box[0] and box[3] > box[1]):
+        raise RayfaceError(f"boxes: {box_text(box)} is empty; x1 must be above x0, and y1 above y0.")
+
+
+def box_text(box: Box) -> str:
+    return ",".join(f"{value:g}" for value in box)
+
+
+def parse_boxes(text: str) -> tuple[Box, ...]:
+    """Boxes as text, `x0,y0,x1,y1;x0,y0,x1,y1`; none in an empty one.
+
+    Raises RayfaceError for what is not four numbers; `Params` checks their values.
+    """
+    return _boxes(part.split(",") for part in text.split(";") if part.strip())
+
+
+def _boxes(boxes: Iterable[Any]) -> tuple[Box, ...]:
+    """Boxes of any sequences of four numbers."""
+    found: list[Box] = []
+    for box in boxes:
+        try:
+            x0, y0, x1, y1 = (float(value) for value in box)
+        except (TypeError, ValueError):
+            shown = ",".join(map(str, box)) if isinstance(box, Sequence) else box
+            raise RayfaceError(f"boxes: {shown!r} is not four numbers; give {BOXES_LOOK}.") from None
+        found.append((x0, y0, x1, y1))
+    return tuple(found)
 
 
 def check_params(params: Mapping[str, Any]) -> Params:
@@ -47,6 +93,12 @@ def check_params(params: Mapping[str, Any]) -> Params:
                 values[key] = kind(values[key])
             except (TypeError, ValueError):
                 raise RayfaceError(f"{key} is {values[key]!r}; give {what}.") from None
+    if "boxes" in values:
+        boxes = values["boxes"]
+        if isinstance(boxes, str):
+            values["boxes"] = parse_boxes(boxes)
+        else:
+            values["boxes"] = _boxes(boxes if isinstance(boxes, Iterable) else [boxes])
     return Params(**values)
 
 
@@ -119,8 +171,9 @@ class Photo:
         return cls(photo.numpy(), photo.shape[2], photo.shape[1])
 
     @property
-    def enlarged(self) -> bool:
-        return self.pixels.shape[1:] != (self.input_height, self.input_width)
+    def enlargement(self) -> float:
+        """How many times larger it is than it came."""
+        return self.pixels.shape[2] / self.input_width
 
 
 @dataclass
@@ -130,7 +183,8 @@ class Work:
     `before`, `crops`: uint8 [N, 3, S, S] (S: see `stages.crop_size`), the photo's own and the current ones;
     `matrices`: float32 [N, 2, 3], photo to crop pixels; `masks`: uint8 [N, S, S] once parsed; `faces`: N
     reports; `others`: reports of faces that are left alone; `changed`: bool [N]; `match_colour`: only steps that
-    sharpen were applied, which have no business with colours, so that any shift of them is drift.
+    sharpen were applied, which have no business with colours, so that any shift of them is drift; `notes`: for the
+    report.
     """
 
     width: int
@@ -145,6 +199,7 @@ class Work:
     masks: np.ndarray | None = None
     models: dict[str, str] = field(default_factory=dict)
     timings_ms: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def tensor(array: np.ndarray) -> Tensor:

@@ -56,9 +56,8 @@ class FaceDetector(BatchedStage):
 
     def run(self, items: list[tuple[Photo, Params]]) -> Sequence[Work]:
         from rayface.stages import detect_faces
-        from rayface.work import tensor
 
-        photos = [tensor(photo.pixels) for photo, _ in items]
+        photos = [photo for photo, _ in items]
         return detect_faces(self._detector, photos, [params for _, params in items], self._max_faces, self._side)
 
 

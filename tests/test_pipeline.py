@@ -17,7 +17,7 @@ from rayface.errors import RayfaceError
 from rayface.pipeline import Pipeline
 from rayface.stages import CROP_SIZE, detect_faces, enlarge, fuse, parse_faces, run_step
 from rayface.store import ModelStore
-from rayface.work import FaceReport, Params, Photo, Work, check_params
+from rayface.work import FaceReport, Params, Photo, Work, check_params, parse_boxes
 from tests.scenes import scene
 from tests.tiny_models import save_tiny_models
 
@@ -209,23 +209,62 @@ def test_the_largest_face_or_at_most_max_faces(pipeline: Pipeline) -> None:
     largest = pipeline.process(photo, ["brighten"], {"faces": "largest"}).report
     assert [(face.size, face.steps) for face in largest.faces] == [(sizes[1], ["brighten"]), (sizes[0], [])]
     assert largest.faces[1].skipped == [{"step": "all", "reason": "not the largest face"}]
-    (work,) = detect_faces(pipeline.detector, [photo], [Params()], max_faces=1)
+    (work,) = detect_faces(pipeline.detector, [Photo.of(photo)], [Params()], max_faces=1)
     assert len(work.faces) == len(work.crops) == 1
+    assert work.others[0].skipped == [{"step": "all", "reason": "more than 1 faces in the photo"}]
+
+
+def test_faces_whose_middle_lies_in_a_box(pipeline: Pipeline) -> None:
+    photo = scene(1, faces=2)
+    first, second = (face.box for face in pipeline.process(photo, ["brighten"]).report.faces)
+    text = ",".join(map(str, second))
+    report = pipeline.process(photo, ["brighten"], {"faces": "boxes", "boxes": text}).report
+    assert [(face.box, face.steps) for face in report.faces] == [(second, ["brighten"]), (first, [])]
+    assert report.faces[1].skipped == [{"step": "all", "reason": "not in the boxes"}]
+    assert (report.changed, report.notes) == (1, [])
+    # Once more in the enlarged photo, where the same boxes of the photo as it came choose the same faces.
+    large = pipeline.process(photo, ["upscale", "brighten"], {"faces": "boxes", "boxes": text}).report
+    assert large.faces[0].steps == ["brighten"]
+    assert all(face.steps == [] for face in large.faces[1:])
+    assert large.faces[0].box == pytest.approx([2 * value for value in second], abs=12)
+    everything = pipeline.process(photo, ["brighten"], {"faces": "boxes", "boxes": [[0, 0, 320, 240]]}).report
+    assert everything.changed == 2
+
+
+def test_a_box_without_a_face_is_noted(pipeline: Pipeline) -> None:
+    photo, request = scene(0), {"faces": "boxes", "boxes": "0,0,4,4;-8,2,1.5,9"}
+    result = pipeline.process(photo, ["brighten"], request)
+    assert torch.equal(result.photo, photo)
+    assert result.report.notes == [
+        "No face was found whose middle lies in the box 0,0,4,4.",
+        "No face was found whose middle lies in the box -8,2,1.5,9.",
+        "No face was changed; the photo is unchanged.",
+    ]
+    empty = pipeline.process(torch.zeros(3, 60, 80, dtype=torch.uint8), ["brighten"], request).report
+    assert len(empty.notes) == 3
+
+
+def test_of_the_faces_in_boxes_the_largest_max_faces_are_processed(pipeline: Pipeline) -> None:
+    photo = scene(1, faces=2)
+    sizes = sorted(face.size for face in pipeline.process(photo, ["brighten"]).report.faces)
+    params = Params(faces="boxes", boxes=((0, 0, 320, 240),))
+    (work,) = detect_faces(pipeline.detector, [Photo.of(photo)], [params], max_faces=1)  # type: ignore[arg-type]
+    assert [face.size for face in work.faces] == sizes[1:]
     assert work.others[0].skipped == [{"step": "all", "reason": "more than 1 faces in the photo"}]
 
 
 def test_detecting_several_photos_together(pipeline: Pipeline) -> None:
     photos = [scene(0), torch.zeros(3, 60, 80, dtype=torch.uint8), scene(2)]
-    works = detect_faces(pipeline.detector, photos, [Params()] * 3, max_faces=4)
+    works = detect_faces(pipeline.detector, [Photo.of(photo) for photo in photos], [Params()] * 3, max_faces=4)
     assert [len(work.faces) for work in works] == [1, 0, 1]
     for photo, work in zip(photos, works, strict=True):
-        (alone,) = detect_faces(pipeline.detector, [photo], [Params()], max_faces=4)
+        (alone,) = detect_faces(pipeline.detector, [Photo.of(photo)], [Params()], max_faces=4)
         assert (work.height, work.width) == photo.shape[1:]
         assert np.array_equal(work.crops, alone.crops)
 
 
 def test_parse_every_face(pipeline: Pipeline) -> None:
-    (work,) = detect_faces(pipeline.detector, [scene(0)], [Params()], max_faces=4)
+    (work,) = detect_faces(pipeline.detector, [Photo.of(scene(0))], [Params()], max_faces=4)
     (unchanged,) = parse_faces(pipeline.parser, [work])
     (parsed,) = parse_faces(pipeline.parser, [work], [True])
     assert unchanged.masks is not None
@@ -248,6 +287,14 @@ def test_parse_every_face(pipeline: Pipeline) -> None:
         (["enhance"], {"strength": "much"}, "strength is 'much'"),
         (["enhance"], {"strength": None}, "strength is None"),
         (["enhance"], {"faces": "two"}, "faces is 'two'.*all, largest"),
+        (["enhance"], {"faces": "boxes"}, "no boxes are given; give boxes=x0"),
+        (["enhance"], {"boxes": "1,2,3,4"}, "boxes are given and faces is 'all'"),
+        (["enhance"], {"faces": "boxes", "boxes": "1,2,3"}, "boxes: '1,2,3' is not four numbers; give boxes=x0"),
+        (["enhance"], {"faces": "boxes", "boxes": "1,2,3,4;a,b,c,d"}, "'a,b,c,d' is not four numbers"),
+        (["enhance"], {"faces": "boxes", "boxes": [7]}, "7 is not four numbers"),
+        (["enhance"], {"faces": "boxes", "boxes": 7}, "7 is not four numbers"),
+        (["enhance"], {"faces": "boxes", "boxes": "9,2,3,4"}, "boxes: 9,2,3,4 is empty; x1 must be above x0"),
+        (["enhance"], {"faces": "boxes", "boxes": "1,2,nan,4"}, "1,2,nan,4 has a value that is not a finite number"),
         (["upscale"], {"scale": "3"}, "scale is 3; give one of: 2, 4"),
         (["upscale"], {"scale": "twice"}, "scale is 'twice'"),
     ],
@@ -263,6 +310,9 @@ def test_params_from_text() -> None:
     assert check_params({"strength": "0.25", "faces": "largest"}) == Params(0.25, "largest")
     assert check_params({"scale": "4"}) == Params(scale=4)
     assert check_params({}) == Params(1.0, "all", 2)
+    boxes = check_params({"faces": "boxes", "boxes": "1,2,3,4; 5,6.5,7,8;"})
+    assert boxes == Params(faces="boxes", boxes=((1, 2, 3, 4), (5, 6.5, 7, 8)))
+    assert parse_boxes("") == ()
 
 
 @pytest.mark.parametrize("scale", [2, 4])
@@ -340,7 +390,7 @@ def test_a_larger_step_gets_crops_of_its_own_size(pipeline: Pipeline) -> None:
         assert step.seen == [(1, 3, size, size)]
         assert one.crop_size == max(CROP_SIZE, size)
         assert result.report.changed == 1
-        (work,) = detect_faces(one.detector, [photo], [Params()], 1, one.crop_size)  # type: ignore[arg-type]
+        (work,) = detect_faces(one.detector, [Photo.of(photo)], [Params()], 1, one.crop_size)  # type: ignore[arg-type]
         (parsed,) = parse_faces(pipeline.parser, run_step(step, [work], [Params()]))  # type: ignore[arg-type]
         assert parsed.masks is not None
         assert parsed.masks.shape == (1, one.crop_size, one.crop_size)

@@ -179,10 +179,10 @@ def test_detect_and_parse(service: Running, photo: torch.Tensor, png: bytes) -> 
 
     from rayface.imaging.codec import decode_mask
     from rayface.stages import detect_faces, parse_faces
-    from rayface.work import Params
+    from rayface.work import Params, Photo
 
     local = Pipeline.from_store(service.store)
-    (work,) = detect_faces(local.detector, [photo], [Params()], 8)
+    (work,) = detect_faces(local.detector, [Photo.of(photo)], [Params()], 8)
     (work,) = parse_faces(local.parser, [work], [True])
     detected = service.client.post("/v1/detect", content=png).json()
     face = dataclasses.asdict(work.faces[0])
