@@ -1,4 +1,4 @@
-"""One-time conversion of the weights inside PyPI's `mtcnn` 1.0.0 wheel (MIT) to weights/detection/1.
+"""One-time conversion of the weights inside PyPI's `mtcnn` 1.0.0 wheel (MIT) to weights/detection/r1.
 
 The wheel holds one list of numpy arrays a network, pickled by joblib and packed by lz4. Unpickling runs code, so it
 is done once, here, on a wheel whose hash is checked, and never by rayface itself. Steps, from the repository root
@@ -7,7 +7,7 @@ is done once, here, on a wheel whose hash is checked, and never by rayface itsel
     pip download --no-deps --dest wheel mtcnn==1.0.0
     uv venv conversion && uv pip install --python conversion/bin/python joblib lz4 numpy
     conversion/bin/python benchmarks/convert_mtcnn.py unpack wheel/mtcnn-1.0.0-py3-none-any.whl arrays.npz
-    python benchmarks/convert_mtcnn.py write arrays.npz weights/detection/1
+    python benchmarks/convert_mtcnn.py write arrays.npz weights/detection/r1
 """
 
 import argparse

@@ -6,7 +6,7 @@ Licence, terms and commercial use are those that training inherited (`rayface.te
 as and from its teachers; say them (`--licence`, `--terms`, `--no-commercial-use`) for a model whose config.json does
 not. `--about` is text for the card: how it was trained and what its limits are. Everything else of the card comes from
 config.json and from the metrics, which are measured here on the half-precision weights that are released.
-`--measure-again`, without `--store`, rewrites metrics and card of a model that is released, say parsing@1.
+`--measure-again`, without `--store`, rewrites metrics and card of a model that is released, say parsing@r1.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from typing import Any
 from rayface.errors import RayfaceError
 from rayface.evaluation.card import model_card
 from rayface.evaluation.evaluate import evaluate
-from rayface.store import RELEASE_WEIGHTS, ModelStore, open_store
+from rayface.store import RELEASE_WEIGHTS, ModelStore, open_store, release_store
 from rayface.terms import commercial_use
 
 # What training wrote into config.json and the release keeps.
@@ -43,7 +43,7 @@ def main() -> None:
         parser.error("give either --store, where the model is, or --measure-again")
     ref = arguments.model if arguments.measure_again else release(arguments)
     folder = RELEASE_WEIGHTS / ref.replace("@", "/")
-    info = ModelStore(RELEASE_WEIGHTS).info(ref)
+    info = release_store().info(ref)
     # the store behind which the release stands holds the models that taught it
     store = open_store(arguments.store or None)
     report = evaluate(info["system"], arguments.data, store, str(folder), arguments.split, arguments.limit or None)
@@ -58,7 +58,7 @@ def release(arguments: argparse.Namespace) -> str:
     terms = stated_terms(loaded.info, arguments.licence, arguments.terms, arguments.commercial_use)
     details = {**{key: value for key, value in loaded.info.items() if key in KEPT}, **terms}
     name = arguments.name or loaded.name
-    return ModelStore(RELEASE_WEIGHTS).save(
+    return release_store().save(
         name, loaded.system, loaded.config, loaded.networks, half=True, details=details
     )
 

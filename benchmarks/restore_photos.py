@@ -1,6 +1,6 @@
 """A contact sheet of real degraded photos before and after a step, with what the judges say of every face.
 
-    python benchmarks/restore_photos.py PHOTOS --out runs/restored [--steps enhance] [--model enhance=enhancement@1]
+    python benchmarks/restore_photos.py PHOTOS --out runs/restored [--steps enhance] [--model enhance=enhancement@2]
 
 There is no clear photo to compare with, so each face is compared with itself: sharpness after over before, how far the
 mean colour moved (levels of 255), whether the judges still see the same person (dlib: Euclidean, below 0.6; FaceRes:

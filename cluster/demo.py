@@ -141,7 +141,7 @@ def label_own_photos(demo: Demo) -> dict[str, Any] | None:
     from PIL import Image
 
     from rayface.labelling.labeller import LABELS, SYSTEM_OF
-    from rayface.store import RELEASE_WEIGHTS, ModelStore
+    from rayface.store import release_store
 
     found = sorted((DEMO / "celeba-mini" / "photos").glob("*.jpg"))[:OWN_PHOTOS]
     if not found:
@@ -154,7 +154,7 @@ def label_own_photos(demo: Demo) -> dict[str, Any] | None:
         with Image.open(photo) as picture:
             smaller = picture.resize((picture.width * 3 // 4, picture.height * 3 // 4), Image.Resampling.LANCZOS)
             smaller.save(folder / f"{photo.stem}-small.jpg", quality=60)
-    held = ModelStore(RELEASE_WEIGHTS).names()
+    held = release_store().names()
     labels = [label for label in LABELS if label not in SYSTEM_OF or SYSTEM_OF[label] in held]
     summary = json.loads(
         demo.run(

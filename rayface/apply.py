@@ -32,7 +32,7 @@ def apply_steps(
     values = dict(_assignment("--set", text, "strength=0.5") for text in assignments)
     megapixels = _megapixels(values.pop("max_output_megapixels", None))
     params = check_params(values)
-    chosen = dict(_assignment("--model", text, "enhance=enhancement@1") for text in models)
+    chosen = dict(_assignment("--model", text, "enhance=enhancement@2") for text in models)
     if not source.exists():
         raise RayfaceError(f"{source} does not exist; give a photo or a folder of photos")
     if source.is_file() and target.suffix.lower() not in SUFFIXES:

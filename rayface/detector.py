@@ -69,8 +69,8 @@ class Faces:
 
 def newest_release() -> Path:
     """The folder of the released detector that is used where nobody names one, as the store does: the newest."""
-    versions = (int(path.parent.name) for path in RELEASES.glob("*/config.json") if path.parent.name.isdigit())
-    return RELEASES / str(max(versions, default=1))
+    numbers = (int(path.parent.name[1:]) for path in RELEASES.glob("r*/config.json") if path.parent.name[1:].isdigit())
+    return RELEASES / f"r{max(numbers, default=1)}"
 
 
 def load_detector(

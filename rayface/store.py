@@ -2,13 +2,15 @@
 
 Only safetensors are read, hashes are checked, nothing a user supplies is ever unpickled. `config.json` is written
 last: a version without it does not exist. `name/promoted.json` names the version that a bare `name` means;
-without it, the newest.
+without it, the newest. One's own versions are 1, 2, ...; those of the release (`weights/`) are r1, r2, ..., so that
+`recognition@r1` is the same network whatever else a store holds.
 """
 
 import datetime
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,15 +51,19 @@ class ModelStore:
     """Versions of trained models under one address; `fallback` is read when a name is not found here.
 
     `commercial_only` (or RAYFACE_COMMERCIAL_ONLY=1): models that do not state that commercial use is allowed are
-    listed and shown, but not handed out.
+    listed and shown, but not handed out. `prefix` stands before the numbers of the versions that are saved here.
     """
 
     def __init__(
-        self, uri: str | os.PathLike[str], fallback: "ModelStore | None" = None, commercial_only: bool = False
+        self,
+        uri: str | os.PathLike[str],
+        fallback: "ModelStore | None" = None,
+        commercial_only: bool = False,
+        prefix: str = "",
     ) -> None:
         self.uri = str(uri)
         self.fs, self.root = open_filesystem(self.uri)
-        self.fallback = fallback
+        self.fallback, self.prefix = fallback, prefix
         self.commercial_only = commercial_only or terms.commercial_only()
 
     def names(self) -> list[str]:
@@ -68,8 +74,8 @@ class ModelStore:
     def versions(self, name: str) -> list[str]:
         """The versions here (not in the fallback), oldest first."""
         found = [Path(info.path).name for info in self._children(f"{self.root}/{name}")]
-        complete = [v for v in found if v.isdigit() and self._exists(f"{self.root}/{name}/{v}/config.json")]
-        return sorted(complete, key=int)
+        complete = [v for v in found if _number(v) and self._exists(f"{self.root}/{name}/{v}/config.json")]
+        return sorted(complete, key=_number)
 
     def info(self, ref: str) -> dict[str, Any]:
         """config.json of a model, its `metrics` and where it was found; what is known of a "pretrained:..." one."""
@@ -176,9 +182,10 @@ class ModelStore:
         # one metadata key: safetensors writes several in random order, and equal models should be equal files
         data = save(tensors, metadata={"rayface": json.dumps(schema_metadata())})
         digest = hashlib.sha256(data).hexdigest()
-        if held := self.versions(name):  # a run killed after its last step saves once, not twice
+        run = (details or {}).get("run")
+        if run and (held := self.versions(name)):  # a run killed after its last step saves once, not twice
             newest = self.info(f"{name}@{held[-1]}")
-            if newest["sha256"] == digest and newest.get("run") == (details or {}).get("run"):
+            if newest["sha256"] == digest and newest.get("run") == run:
                 return f"{name}@{held[-1]}"
         version = self._claim_version(name)
         info = {
@@ -211,7 +218,7 @@ class ModelStore:
     def _claim_version(self, name: str) -> str:
         """The next version number. In a local store its folder is made here, so two savers never share one."""
         folders = [Path(info.path).name for info in self._children(f"{self.root}/{name}")]
-        version = max((int(folder) for folder in folders if folder.isdigit()), default=0) + 1
+        version = f"{self.prefix}{max((_number(folder) for folder in folders), default=0) + 1}"
         if isinstance(self.fs, fs.LocalFileSystem):
             try:
                 os.makedirs(f"{self.root}/{name}", exist_ok=True)
@@ -220,7 +227,7 @@ class ModelStore:
                 return self._claim_version(name)
             except OSError as error:
                 raise RayfaceError(f"{self.root}/{name} cannot be written ({error}); choose another --store") from error
-        return str(version)
+        return version
 
     def promote(self, ref: str) -> None:
         """Make `name@version` the one that a bare `name` means."""
@@ -236,23 +243,40 @@ class ModelStore:
                 raise RayfaceError(f"{ref!r} is not a model folder: it has no config.json", kind="unknown-model")
             return ModelStore(folder.parent.parent), folder.parent.name, folder.name
         name, _, version = ref.partition("@")
-        versions = self.versions(name)
-        if versions:
-            promoted = f"{self.root}/{name}/promoted.json"
-            if not version and self._exists(promoted):
-                version = json.loads(self._read(promoted))["version"]
-            version = version or versions[-1]
-            if version in versions:
-                return self, name, version
-        if self.fallback is not None:
-            return self.fallback._resolve(ref)
-        held = ", ".join(f"{n} ({', '.join(self.versions(n))})" for n in self.names()) or "nothing"
+        store: ModelStore | None = self
+        while store is not None:
+            if found := store._version(name, version):
+                return store, name, found
+            store = store.fallback
         raise RayfaceError(
-            f"no model {ref!r} in {self.uri}; it holds {held}. Train one with `rayface train`, or name another "
+            f"no model {ref!r} in {self.uri}; {self._held()}. Train one with `rayface train`, or name another "
             "store with --store.",
             status=404,
             kind="unknown-model",
         )
+
+    def _version(self, name: str, version: str) -> str | None:
+        """The version here that `version` means, the promoted or else the newest one where it is ""; None: not here."""
+        held = self.versions(name)
+        if version or not held:
+            return version if version in held else None
+        promoted = f"{self.root}/{name}/promoted.json"
+        if not self._exists(promoted):
+            return held[-1]
+        version = json.loads(self._read(promoted))["version"]
+        if version not in held:
+            raise RayfaceError(
+                f"{promoted} names {name}@{version}, which is not there (any more); {self.uri} holds {name} "
+                f"{', '.join(held)}: promote one of them with `rayface models promote`",
+                kind="unknown-model",
+            )
+        return version
+
+    def _held(self) -> str:
+        """What this store holds, and those behind it, in words."""
+        own = [f"{name} ({', '.join(held)})" for name in self.names() if (held := self.versions(name))]
+        text = f"it holds {', '.join(own) or 'nothing'}"
+        return text if self.fallback is None else f"{text}; behind it {self.fallback.uri}: {self.fallback._held()}"
 
     def _children(self, folder: str) -> list[fs.FileInfo]:
         infos = self.fs.get_file_info(fs.FileSelector(folder, allow_not_found=True))
@@ -266,7 +290,17 @@ class ModelStore:
             return stream.read()
 
 
+def _number(version: str) -> int:
+    """Of a version's folder, "3" or "r3"; 0 for any other name."""
+    found = re.fullmatch(r"r?(\d+)", version)
+    return int(found[1]) if found else 0
+
+
+def release_store() -> ModelStore:
+    """The weights that come with rayface."""
+    return ModelStore(RELEASE_WEIGHTS, prefix="r")
+
+
 def open_store(uri: str | os.PathLike[str] | None = None, commercial_only: bool = False) -> ModelStore:
     """The store at `uri` (else $RAYFACE_STORE, else ./runs/store) with the release weights behind it."""
-    release = ModelStore(RELEASE_WEIGHTS)
-    return ModelStore(uri or os.environ.get("RAYFACE_STORE") or "runs/store", release, commercial_only)
+    return ModelStore(uri or os.environ.get("RAYFACE_STORE") or "runs/store", release_store(), commercial_only)

@@ -130,13 +130,13 @@ def test_a_changed_or_missing_model_is_refused(tmp_path: Path) -> None:
 
 def test_the_newest_release_is_taken_as_the_store_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = json.loads((newest_release() / "config.json").read_text())
-    for version in ("2", "10"):
+    for version in ("r2", "r10"):
         folder = shutil.copytree(newest_release(), tmp_path / "detection" / version)
         (folder / "config.json").write_text(json.dumps(info | {"version": version}))
-    (tmp_path / "detection/11").mkdir()  # unfinished: config.json is written last
+    (tmp_path / "detection/r11").mkdir()  # unfinished: config.json is written last
     monkeypatch.setattr(module, "RELEASES", tmp_path / "detection")
-    assert load_detector().model == ModelStore(tmp_path).load("detection").ref == "detection@10"
-    assert load_detector(tmp_path / "detection/2").model == "detection@2"
+    assert load_detector().model == ModelStore(tmp_path).load("detection").ref == "detection@r10"
+    assert load_detector(tmp_path / "detection/r2").model == "detection@r2"
 
 
 def test_the_networks_learn() -> None:

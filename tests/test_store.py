@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 
 from rayface.errors import RayfaceError
 from rayface.networks.widths import apply_widths, read_widths
-from rayface.store import RELEASE_WEIGHTS, ModelStore, open_store
+from rayface.store import RELEASE_WEIGHTS, ModelStore, open_store, release_store
 from rayface.systems.base import get_system
 
 
@@ -73,6 +74,40 @@ def test_fallback_serves_what_is_not_here(tmp_path: Path) -> None:
         store.promote("parsing")
 
 
+def test_versions_of_the_release_are_nobody_elses(tmp_path: Path) -> None:
+    release = ModelStore(tmp_path / "release", prefix="r")
+    store = ModelStore(tmp_path / "own", fallback=release)
+    system = get_system("parsing")
+    config = system.config("tiny")
+    for _ in range(10):  # r10 is newer than r9
+        last = release.save("parsing", "parsing", config, system.build(config))
+    assert last == "parsing@r10" == store.load("parsing").ref
+    assert store.save("parsing", "parsing", config, system.build(config)) == "parsing@1" == store.load("parsing").ref
+    assert store.info("parsing@r10")["store"] == release.uri
+    assert store.info("parsing@1")["store"] == store.uri
+    with pytest.raises(
+        RayfaceError, match=r"'parsing@r11' in .*own; it holds parsing \(1\); behind it .*parsing \(r1, "
+    ):
+        store.load("parsing@r11")
+
+
+def test_a_promoted_version_that_is_gone_is_named(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path, fallback=release_store())
+    saved(tmp_path)
+    saved(tmp_path, seed=1)
+    store.promote("parsing@1")
+    shutil.rmtree(tmp_path / "parsing" / "1")
+    with pytest.raises(RayfaceError, match=r"names parsing@1, which is not there.*holds parsing 2: promote"):
+        store.load("parsing")
+    assert store.load("parsing@2").version == "2"
+
+
+def test_an_import_made_again_with_other_terms_is_another_version(tmp_path: Path) -> None:
+    assert saved(tmp_path, commercial_use=True) == "parsing@1"
+    assert saved(tmp_path, commercial_use=False) == "parsing@2"
+    assert ModelStore(tmp_path).info("parsing")["commercial_use"] is False
+
+
 def test_unfinished_versions_do_not_exist(tmp_path: Path) -> None:
     saved(tmp_path)
     unfinished = tmp_path / "parsing" / "2"
@@ -111,7 +146,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_release_weights_load_and_state_their_terms() -> None:
-    release = ModelStore(RELEASE_WEIGHTS)
+    release = release_store()
     assert "detection" in release.names()
     for name in release.names():
         info = release.info(name)

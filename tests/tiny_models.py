@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, l1_loss
 
 from rayface.imaging.codec import to_float
-from rayface.store import RELEASE_WEIGHTS, ModelStore
+from rayface.store import ModelStore, release_store
 from rayface.systems.base import get_system
 from tests.scenes import scene
 
@@ -22,7 +22,7 @@ def save_tiny_models(
     The enhancer is taught in a second to sharpen, as an untrained one returns its input; the parser is untrained, and
     the upscaler adds noise to the interpolated photo.
     """
-    store = ModelStore(folder, fallback=ModelStore(RELEASE_WEIGHTS))
+    store = ModelStore(folder, fallback=release_store())
     for name in systems:
         config, networks = _model(name)
         store.save(name, name, config, networks, details={"licence": "Apache-2.0"}, metrics={"tested": 1.0})

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NARROWING_PHOTOS = 256  # on which the channels that dlib's network keeps are chosen
 COSINE_PHOTOS = 1000  # of a split, on which `cosines` are chosen
 # The share of pairs of different people that may be as alike as one person. The cosines of dlib's network and of
-# recognition@1 were chosen by hand before this rule, which gives them within 0.005 on the same photos of CelebA.
+# recognition@r1 were chosen by hand before this rule, which gives them within 0.005 on the same photos of CelebA.
 AS_ALIKE = {"same_person": 1 / 30_000, "perhaps_same_person": 1 / 500}
 
 

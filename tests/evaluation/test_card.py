@@ -147,6 +147,6 @@ def test_the_release_script_writes_a_card_and_terms(
     assert not (tmp_path / "weights").exists(), "its terms must be stated first"
     released = release("--licence", "CC0-1.0", "--terms", "none", "--no-commercial-use")
     assert (released["licence"], released["commercial_use"], released["dtype"]) == ("CC0-1.0", False, "float16")
-    card = (tmp_path / "weights" / "parsing" / "1" / "README.md").read_text()
+    card = (tmp_path / "weights" / "parsing" / "r1" / "README.md").read_text()
     assert "About this model." in card
     assert show(released["metrics"]["metrics"]["mean_f1"]) in card

@@ -261,7 +261,7 @@ def test_a_recogniser_says_who_is_alike(tmp_path: Path, photos: Path) -> None:
     """Cosines of one recogniser are none of another: the released one's, dlib's; who states none is not guessed at."""
     released, dlib = (
         find_models(LabelOptions(("embeddings",), {"embeddings": ref}), str(tmp_path))["embeddings"]
-        for ref in ("recognition@1", "pretrained:dlib")
+        for ref in ("recognition", "pretrained:dlib")
     )
     assert GroupOptions().stated_by(dlib) == GroupOptions(same_person=0.95, perhaps_same_person=0.92)
     assert GroupOptions().stated_by(released).same_person > 0.97

@@ -11,7 +11,7 @@ from rayface.data.synth import draw_face
 from rayface.detector import Detector, load_detector
 from rayface.errors import RayfaceError
 from rayface.imaging.pyramid import Pyramid
-from rayface.store import RELEASE_WEIGHTS, ModelStore
+from rayface.store import ModelStore, release_store
 from rayface.systems.base import get_system, resolve_config, sample_generators
 from rayface.systems.detection import NETWORKS, Detection, DetectionConfig, cascade, cut, hard_mean
 from rayface.training.loop import StepBatches, Training
@@ -47,7 +47,7 @@ def test_labels_agree_with_the_released_networks() -> None:
         "landmarks": torch.stack([torch.from_numpy(face.landmarks) for face in faces]),
     }
     batch = system.prepare(batch, config, sample_generators(0, 0, range(16), "detection"))
-    networks = ModelStore(RELEASE_WEIGHTS).load("detection").networks
+    networks = release_store().load("detection").networks
     shown = config.windows[0]
     with torch.no_grad():
         for name in NETWORKS:
@@ -85,7 +85,7 @@ def test_detection_is_served_as_any_model_of_the_store(tmp_path: Path) -> None:
     faces = [draw_face(1, index, 128).image for index in range(2)]
     released = load_step(open_store(tmp_path), "detection")
     assert isinstance(released, Detector)
-    assert released.model == "detection@1"
+    assert released.model == release_store().load("detection").ref
     for ours, theirs in zip(released.detect(faces), load_detector().detect(faces), strict=True):
         assert torch.equal(ours.landmarks, theirs.landmarks)
         assert len(ours) == 1
@@ -106,7 +106,7 @@ def test_evaluation_stands_beside_the_release_and_the_grid_is_a_picture(drawn_fa
     system = get_system("detection")
     config = resolve_config(system, "tiny", [])
     dataset = FaceDataset(drawn_faces, None, config.size)
-    released = ModelStore(RELEASE_WEIGHTS).load("detection").networks
+    released = release_store().load("detection").networks
     report = system.evaluate(released, config, dataset, torch.device("cpu"), 8)
     assert report["crops"]["model"]["error_change_percent"]["value"] == 0
     batch: dict[str, Tensor] = StepBatches(system, config, dataset, solo())[0]
