@@ -21,7 +21,7 @@ from rayface.store import RELEASE_WEIGHTS, ModelStore, open_store, release_store
 from rayface.terms import commercial_use
 
 # What training wrote into config.json and the release keeps.
-KEPT = ("run", "steps", "init", "data", "command", "calibration", "source", "cosines")
+KEPT = ("run", "steps", "init", "data", "command", "calibration", "source", "cosines", "trained_with")
 
 
 def main() -> None:

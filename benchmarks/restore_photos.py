@@ -88,8 +88,8 @@ def main() -> None:
             without_face.append(path.name)
         scale = result.photo.shape[2] / photo.shape[2]
         for number, face in enumerate(result.report.faces):
-            before = crop(photo, face.landmarks)
-            after = crop(result.photo, [[x * scale, y * scale] for x, y in face.landmarks])
+            before = crop(photo, [[x / scale, y / scale] for x, y in face.landmarks])
+            after = crop(result.photo, face.landmarks)
             row = {"photo": path.name, "face": number, "size": face.size, "steps": face.steps, "skipped": face.skipped}
             rows.append({**row, **compare(before, after, metrics)})
             pairs.append((before[0], after[0]))

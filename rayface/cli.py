@@ -53,7 +53,7 @@ def version(
 def train(
     systems: Annotated[list[str], typer.Argument(help="for example: parsing enhancement")],
     data: Annotated[list[str], typer.Option(help="a dataset that `rayface data` wrote; system=DIR for one system")],
-    preset: Annotated[str, typer.Option(help="tiny, small or base")] = "small",
+    preset: Annotated[str, typer.Option(help="tiny, small (if nothing is said) or base; not with --init")] = "",
     workers: Annotated[str, typer.Option(help="a number, or a range such as 1-4 for an elastic group")] = "1",
     gpu: Annotated[bool, typer.Option("--gpu", help="one GPU a worker")] = False,
     storage: Annotated[str, typer.Option(help="runs and checkpoints; shared by all nodes")] = "runs",

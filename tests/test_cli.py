@@ -61,6 +61,7 @@ def test_bad_training_requests(drawn_faces: str, tmp_path: Path) -> None:
         (("--workers", "0"), "--workers '0'"),
         (("--name", "a/b"), "--name 'a/b'"),
         (("--set-from", "nothing.json"), "nothing.json"),
+        (("--init", "parsing", "--preset", "base"), "--preset base: --init goes on with the configuration of parsing"),
     ],
 )
 def test_bad_options_in_this_process(arguments: tuple[str, ...], message: str, drawn_faces: str) -> None:
@@ -175,6 +176,7 @@ def test_evaluation_prints_main_figures_and_writes_them_all(tmp_path: Path, draw
 
 
 def test_evaluation_without_judges_names_what_is_missing(store: ModelStore, drawn_faces: str) -> None:
+    from rayface.errors import RayfaceError
     from rayface.evaluation.evaluate import evaluate
 
     report = evaluate("enhancement", drawn_faces, store, split="validation", limit=1, judged=False)
@@ -182,6 +184,8 @@ def test_evaluation_without_judges_names_what_is_missing(store: ModelStore, draw
     assert report["missing"]["perceptual_distance"] == "not measured: no judge was asked"
     assert "psnr" in report["metrics"]["all"]["model"]
     assert "perceptual_distance" not in report["metrics"]["all"]["model"]
+    with pytest.raises(RayfaceError, match="--limit -1: give at least 1 photo"):
+        evaluate("enhancement", drawn_faces, store, split="validation", limit=-1, judged=False)
 
 
 def test_evaluation_where_only_commercial_use_is_allowed(tmp_path: Path, drawn_faces: str) -> None:

@@ -126,7 +126,8 @@ def test_training_refuses_models_and_data_before_it_starts(tmp_path: Path, drawn
     store = tiny_store(tmp_path / "store", parsing=True, enhancement=False)
 
     def plan(system: str, **changes: Any) -> Any:
-        values = {"preset": "tiny", "store": store.uri, "commercial_only": True, **changes}
+        preset = "" if "init" in changes else "tiny"
+        values = {"preset": preset, "store": store.uri, "commercial_only": True, **changes}
         return resolve(TrainRequest((system,), drawn_faces, **values))
 
     with pytest.raises(RayfaceError, match="enhancement@1 is refused"):
@@ -154,7 +155,13 @@ def test_a_trained_model_inherits(tmp_path: Path, drawn_faces: str) -> None:
     store = tiny_store(tmp_path / "store", parsing=False, enhancement=True)
 
     def trained(system: str, name: str, **changes: Any) -> dict[str, Any]:
-        values = {"preset": "tiny", "storage": str(tmp_path), "store": store.uri, "name": name, **changes}
+        values = {
+            "preset": "" if "init" in changes else "tiny",
+            "storage": str(tmp_path),
+            "store": store.uri,
+            "name": name,
+            **changes,
+        }
         short = ("steps=1", "global_batch=2", *changes.pop("overrides", ()))
         done = train_here(TrainRequest((system,), drawn_faces, **{**values, "overrides": short}))
         return store.info(done["models"][system])
@@ -183,7 +190,7 @@ def test_a_chain_of_trainings_inherits_from_its_first_link(tmp_path: Path, drawn
     names = {"storage": str(tmp_path), "store": store.uri, "overrides": ("steps=1", "global_batch=2")}
     infos = []
     for number, data in enumerate((str(photos), drawn_faces, drawn_faces), start=1):
-        request = TrainRequest(("parsing",), data, "tiny", name=f"link{number}", init=f"parsing@{number}", **names)  # type: ignore[arg-type]
+        request = TrainRequest(("parsing",), data, name=f"link{number}", init=f"parsing@{number}", **names)  # type: ignore[arg-type]
         done = train_here(request)
         infos.append(store.info(done["models"]["parsing"]))
     assert [info["commercial_use"] for info in infos] == [False, False, False]

@@ -64,6 +64,11 @@ def _celeba_split_by_number(photo: str) -> str:
     return "test" if number >= 850 else "validation" if number >= 800 else "train"
 
 
+def photo_of(face: str) -> str:
+    """The photo's id within a face's: found faces are named PHOTO#0, PHOTO#1, ..., the one face of a source PHOTO."""
+    return re.sub(r"#\d+$", "", face)
+
+
 def unit_split(splits: Collection[str], key: str, rule: str) -> str:
     """The one split of faces that must stay together, a person or copies of a photo.
 

@@ -20,7 +20,7 @@ from rayface.evaluation.subgroups import (
 )
 from rayface.evaluation.verification import lfw_notes
 from rayface.pretrained import is_pretrained
-from rayface.store import ModelStore
+from rayface.store import LoadedModel, ModelStore
 from rayface.systems.base import get_system
 from rayface.terms import check_commercial, dataset_terms
 
@@ -55,6 +55,8 @@ def evaluate(
     from rayface.data.dataset import FaceDataset
 
     system = get_system(system_name)
+    if limit is not None and limit < 1:
+        raise RayfaceError(f"--limit {limit}: give at least 1 photo, or 0 for all")
     if device not in ("cpu", "cuda"):
         raise RayfaceError(f"--device {device!r}: give cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
@@ -67,7 +69,7 @@ def evaluate(
         check_commercial(f"data set {data}", dataset_terms(dataset.manifest), "dataset.json")
     networks = {name: network.to(device) for name, network in loaded.networks.items()}
     started = time.perf_counter()
-    direct, indirect = loss_networks(store, system_name, loaded.config) if judged else ({}, {})
+    direct, indirect = loss_networks(store, loaded) if judged else ({}, {})
     unasked = {} if judged else dict.fromkeys(JUDGES, "not measured: no judge was asked")
     by_terms = refused_by_terms() if store.commercial_only else {}
     panel = Panel(torch.device(device), refusals(direct) | by_terms | unasked)
@@ -142,19 +144,21 @@ def subgroup_report(values: Mapping[str, np.ndarray], dataset: "FaceDataset", st
     return {"source": source, "groups": by_group(values, group_masks(attributes))}
 
 
-def loss_networks(store: ModelStore, system: str, config: Any) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
+def loss_networks(store: ModelStore, model: LoadedModel) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
     """The networks that a model was trained with, by reference, and those that these were trained with in turn.
 
+    Also those that it began as, and those of the models that it was fine-tuned from (`trained_with` of config.json).
     Those that the store does not hold (any more) are left out: what came inside a package is always there, or its
     judge is not either.
     """
     direct: dict[str, nn.Module] = {}
     indirect: dict[str, nn.Module] = {}
-    for reference in get_system(system).frozen_models(config).values():
+    system = get_system(model.system)
+    used = {**system.began_as(model.config), **system.frozen_models(model.config)}.values()
+    for reference in dict.fromkeys([*used, *model.info.get("trained_with", ())]):
         with contextlib.suppress(RayfaceError):
             direct[reference] = store.load_network(reference)
             if not is_pretrained(reference):
-                teacher = store.load(reference)
-                for found in loss_networks(store, teacher.system, teacher.config):
+                for found in loss_networks(store, store.load(reference)):
                     indirect |= found
     return direct, indirect

@@ -55,7 +55,7 @@ def bootstrap(values: np.ndarray, statistic: Callable[[np.ndarray], float] = np.
             samples.extend(values[chosen].mean(1))
         else:
             samples.extend(statistic(values[rows]) for rows in chosen)
-    low, high = np.percentile(samples, [2.5, 97.5])
+    low, high = np.nanpercentile(samples, [2.5, 97.5])
     return {"value": float(statistic(values)), "low": float(low), "high": float(high), "photos": len(values)}
 
 

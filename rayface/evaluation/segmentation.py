@@ -1,6 +1,6 @@
 """How well masks are found: F1 and IoU per class, pooled over photos, with intervals over photos."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,6 +57,11 @@ def photo_f1(counts: np.ndarray) -> float:
     return float(np.nanmean(regions)) if not np.isnan(regions).all() else float("nan")
 
 
+def _shown(names: Iterable[str], values: np.ndarray) -> dict[str, float]:
+    """By name, without what no photo and no prediction shows, whose F1 is NaN."""
+    return {name: float(value) for name, value in zip(names, values, strict=True) if not np.isnan(value)}
+
+
 def segmentation_report(
     predict: Callable[[Tensor], Tensor], dataset: "FaceDataset", batch: int, limit: int | None
 ) -> dict[str, Any]:
@@ -69,13 +74,12 @@ def segmentation_report(
     per_photo = np.concatenate(found)
     record("photo_f1", np.array([photo_f1(photo) for photo in per_photo]))
     pooled = f1(per_photo.sum(0))
-    per_class = {name: float(v) for name, v in zip(PARSING_CLASSES, pooled, strict=True) if not np.isnan(v)}
     correct = per_photo[:, :, 0].sum(1) / (per_photo[:, :, 0] + per_photo[:, :, 2]).sum(1)
     return {
         "mean_f1": bootstrap(per_photo, lambda rows: float(np.nanmean(region_f1(rows))), draws=300),
         "pixel_accuracy": bootstrap(correct),
-        "region_f1": dict(zip(REGIONS, map(float, region_f1(per_photo)), strict=True)),
-        "class_f1": per_class,
+        "region_f1": _shown(REGIONS, region_f1(per_photo)),
+        "class_f1": _shown(PARSING_CLASSES, pooled),
         "baseline_pixel_accuracy_one_class": bootstrap(
             (per_photo[:, :, 0] + per_photo[:, :, 2]).max(1) / (per_photo[:, :, 0] + per_photo[:, :, 2]).sum(1)
         ),

@@ -16,7 +16,7 @@ from pyarrow import fs
 from rayface import storage
 from rayface.data import shards
 from rayface.data.grouping import THUMBNAIL_SIDE, AlikePairs, alike, connected, fingerprints, kept_once, person_groups
-from rayface.data.splits import unit_split
+from rayface.data.splits import photo_of, unit_split
 from rayface.errors import RayfaceError
 
 # How alike embeddings of one person are differs from recogniser to recogniser, so each states it: `cosines` of its
@@ -24,6 +24,7 @@ from rayface.errors import RayfaceError
 COSINES = ("same_person", "perhaps_same_person")
 SAME_PHOTO = 0.87  # 98.5 % of copies of 120 train photos lie above it, every pair of other train photos below 0.82
 
+GROUP = "group:"  # before the name of a person whom only the grouping knows: that of the group's first face
 DECISIONS = "decisions.parquet"
 DECISION_SCHEMA = pa.schema(
     [
@@ -125,12 +126,19 @@ def read_faces(faces: str, labels: str) -> Faces:
         sharp.append(np.array(_either(made["sharpness"], known["sharpness"]), np.float32))
         prints.append(np.frombuffer(b"".join(made["thumbnail"].to_pylist()), np.uint8).reshape(-1, THUMBNAIL_SIDE**2))
     table = pa.concat_tables(tables)
+    embeddings = _stacked(vectors)
+    labelled_by = shards.read_manifest(folder, filesystem).get("labelled_by", {})
+    identity = table["identity"].to_pylist()
+    if "identity" in labelled_by:  # an earlier grouping's names are guesses, which this one makes anew
+        guessed = [name is not None and name.startswith(GROUP) for name in identity]
+        again = np.array(guessed, bool) & embeddings.any(1)
+        identity = [None if drop else name for name, drop in zip(identity, again, strict=True)]
     return Faces(
         names,
         table["id"].to_pylist(),
         table["split"].to_pylist(),
-        table["identity"].to_pylist(),
-        _stacked(vectors),
+        identity,
+        embeddings,
         fingerprints(np.concatenate(prints)),
         np.concatenate(sharp),
     )
@@ -210,11 +218,16 @@ def decide(faces: Faces, options: GroupOptions) -> tuple[pa.Table, dict[str, Any
 def _splits(
     faces: Faces, groupings: tuple[np.ndarray, np.ndarray], copies: AlikePairs, options: GroupOptions
 ) -> list[str]:
-    """A split for each face: one for all of a group, and for all copies of a photo whoever they are said to show."""
+    """A split for each face: one for all of a group, for all copies of a photo whoever they are said to show, and for
+    all faces of a photo, which share light, place and camera.
+
+    By "hash" a face that is like no other gets the split that ingest gave its photo.
+    """
+    photos = [photo_of(name) for name in faces.ids]
     links: list[tuple[int, int]] = []
-    for groups in groupings:
-        first_of: dict[int, int] = {}
-        links += [(first_of.setdefault(group, face), face) for face, group in enumerate(groups.tolist())]
+    for units in (*(groups.tolist() for groups in groupings), photos):
+        first_of: dict[int | str, int] = {}
+        links += [(first_of.setdefault(unit, face), face) for face, unit in enumerate(units)]
     links += zip(copies.first.tolist(), copies.second.tolist(), strict=True)
     unit_of = connected(len(faces.ids), links)
     members: dict[int, list[int]] = {}
@@ -223,7 +236,7 @@ def _splits(
     split_of = {}
     for unit, held in members.items():
         known = sorted({name for i in held if (name := faces.known[i]) is not None})
-        key = known[0] if known else min(faces.ids[i] for i in held)
+        key = known[0] if known else min(photos[i] for i in held)
         split_of[unit] = unit_split([faces.splits[i] for i in held], key, options.splits)
     return [split_of[unit] for unit in unit_of.tolist()]
 
@@ -236,7 +249,7 @@ def _identities(faces: Faces, groups: np.ndarray, embedded: np.ndarray) -> tuple
             name_of.setdefault(group, name)
     for face, group in enumerate(groups.tolist()):
         if embedded[face]:
-            name_of.setdefault(group, f"group:{faces.ids[face]}")
+            name_of.setdefault(group, f"{GROUP}{faces.ids[face]}")
     identity: list[str | None] = []
     for face, group in enumerate(groups.tolist()):
         known = faces.known[face]

@@ -68,9 +68,11 @@ def label(
 ) -> dict[str, Any]:
     """Make the labelled data set `out` of `source`: photos, or a data set that `rayface data` wrote.
 
-    What a face has already is kept unless `options.overwrite`. `splits` "auto" is "keep" for sources with splits of
-    their own (celeba, celebamask, identity, synth) and "hash" for a folder; see `groups.GroupOptions`. `workers`
-    processes at most; `gpu` gives each labelling process one. The same call again goes on where a stopped one was.
+    What a face has already is kept unless `options.overwrite`; who is one person is found out anew. `splits` "auto" is
+    "hash" for a folder of photos and "keep" for all that has splits already: a data set, on whose training faces
+    something may have been trained, and the formats celeba, celebamask, identity and synth; see `groups.GroupOptions`.
+    `workers` processes at most; `gpu` gives each labelling process one. The same call again goes on where a stopped one
+    was.
 
     Gives a summary: faces, splits, columns, labelled_by, groups, rejected, terms, seconds. Raises RayfaceError,
     before any work, for a label whose model is not in the store, for impossible options and for an `out` that holds
@@ -88,7 +90,7 @@ def label(
     if ready is not None and not options.overwrite:
         _check_one_recogniser(ready, models)
     if splits == "auto":
-        splits = "hash" if (ready["format"] if ready else photos.format) == "folder" else "keep"
+        splits = "hash" if ready is None and photos.format == "folder" else "keep"
     groups = dataclasses.replace(groups, splits=splits)
     if recogniser := _recogniser(ready, models):
         groups = groups.stated_by(recogniser)

@@ -6,7 +6,7 @@ from the tensors' names and shapes, at import and at every load. They are used, 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -132,11 +132,14 @@ class Foreign(System):
         def predict(small: Tensor, scale: int) -> Tensor:
             return torch.stack([upscale_photo(network, photo, scale, device) for photo in small])
 
-        return super_resolution_report(predict, scales_of(config.scale), dataset, 4, limit)
+        photo = cast(Tensor, dataset.batch([0], ("image",))["image"])
+        scales = tuple(scale for scale in scales_of(config.scale) if photo.shape[-1] % scale == 0)  # makes whole pixels
+        return super_resolution_report(predict, scales, dataset, 4, limit)
 
     def export_views(self, networks: Networks, config: ForeignConfig) -> dict[str, ExportView]:
         made = {"enhance": "enhanced", "upscale": "upscaled"}[config.step]
-        return {"model": ExportView(Bare(networks["model"]), config.size, (made,), low=0.0)}
+        shows = "a face crop" if config.step == "enhance" else "a whole picture"
+        return {"model": ExportView(Bare(networks["model"]), config.size, (made,), low=0.0, shows=shows)}
 
     def make_step(self, loaded: "LoadedModel", device: str | torch.device = "cpu") -> Any:
         step = FaceStep if loaded.config.step == "enhance" else PhotoStep

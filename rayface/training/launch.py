@@ -5,13 +5,14 @@ worker, or of the whole driver, goes on from there: `train` with the same name a
 """
 
 import copy
+import dataclasses
 import json
 import logging
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ def train_worker(settings: dict[str, Any]) -> None:
             run = json.loads((folder / RUN_FILE).read_text())
             finished, current = run["finished"], run["current"]
         for name in plan.request.systems:
+            finished = workers.from_rank_zero(finished)  # only rank 0 saves models
             if name not in finished:
                 train_system(plan, name, workers, finished, folder if name == current else None)
     finally:
@@ -110,7 +112,7 @@ def train_system(plan: TrainPlan, name: str, workers: Any, finished: dict[str, s
     from rayface.training.loop import run
     from rayface.training.progress import Progress
 
-    training, dataset = begin(plan, name, workers, resume)
+    training, dataset = begin(with_trained(plan, name, finished), name, workers, resume)
     progress = Progress(plan.request.run_folder, name, training.step) if workers.rank == 0 else None
 
     def on_checkpoint(step: int, metrics: dict[str, float], write: Callable[[Path], None] | None) -> None:
@@ -122,6 +124,21 @@ def train_system(plan: TrainPlan, name: str, workers: Any, finished: dict[str, s
     run(training, dataset, on_checkpoint, progress)
     if progress:
         progress.close()
+
+
+def with_trained(plan: TrainPlan, name: str, finished: Mapping[str, str]) -> TrainPlan:
+    """`plan` with the models that this run has trained for system `name` as the name@version that it saved.
+
+    A bare name would mean the store's newest or promoted one.
+    """
+    from rayface.configuration import override, to_dict
+    from rayface.systems.base import get_system
+
+    config = plan.config(name)
+    for key, reference in get_system(name).frozen_models(config).items():
+        if reference in finished:
+            config = override(config, [f"{key}={finished[reference]}"])
+    return dataclasses.replace(plan, configs={**plan.configs, name: to_dict(config)})
 
 
 def begin(plan: TrainPlan, name: str, workers: Any, resume: Path | None) -> tuple[Any, Any]:
@@ -157,11 +174,24 @@ def save_model(plan: TrainPlan, training: Any, dataset: Any) -> str:
             "format": dataset.manifest.get("format"),
             "faces": len(dataset),
         },
+        "trained_with": _trained_with(plan, training),
         **finished,
         **inherited(_sources(plan, training, dataset)),
     }
     store = ModelStore(plan.request.store_uri)
     return store.save(training.system.name, training.system.name, training.config, released, details=details)
+
+
+def _trained_with(plan: TrainPlan, training: Any) -> list[str]:
+    """Every frozen network that shaped this model or one that it was fine-tuned from: none of them may judge it."""
+    from rayface.store import open_store
+
+    system = training.system
+    used = [*system.began_as(training.config).values(), *system.frozen_models(training.config).values()]
+    if plan.request.init:
+        before = open_store(plan.request.store_uri).load(plan.request.init)
+        used += [*before.info.get("trained_with", ()), *system.frozen_models(before.config).values()]
+    return sorted(set(used))
 
 
 def _sources(plan: TrainPlan, training: Any, dataset: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from rayface.errors import RayfaceError
 from rayface.storage import open_filesystem
 from rayface.training.checkpoint import STATE_FILE
-from rayface.training.launch import begin, save_model
+from rayface.training.launch import begin, save_model, with_trained
 from rayface.training.loop import run
 from rayface.training.progress import Progress
 from rayface.training.request import TrainRequest, resolve
@@ -23,9 +23,9 @@ def train_here(request: TrainRequest) -> dict[str, Any]:
     if "://" in plan.request.storage:
         raise RayfaceError(f"training in one process needs a local folder for checkpoints, not {request.storage}")
     _, folder = open_filesystem(plan.request.run_folder)
-    models = {}
+    models: dict[str, str] = {}
     for name in plan.request.systems:
-        models[name] = _train_system(plan, name, Path(folder) / name)
+        models[name] = _train_system(with_trained(plan, name, models), name, Path(folder) / name)
     return {"run": plan.request.name, "models": models, "store": plan.request.store_uri}
 
 

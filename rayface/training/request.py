@@ -18,7 +18,7 @@ from rayface.data.dataset import FaceDataset
 from rayface.errors import RayfaceError
 from rayface.storage import absolute, open_filesystem, write_bytes
 from rayface.store import ModelStore
-from rayface.systems.base import PRESETS, SYSTEMS, System, get_system, in_dependency_order, resolve_config
+from rayface.systems.base import SYSTEMS, System, get_system, in_dependency_order, resolve_config
 from rayface.terms import check_commercial, commercial_only, dataset_terms
 from rayface.training.checkpoint import check_same_run
 
@@ -35,7 +35,7 @@ class TrainRequest:
 
     systems: tuple[str, ...]
     data: str
-    preset: str = "small"
+    preset: str = ""  # "": small; a model's own configuration where `init` is given
     workers: tuple[int, int] = (1, 1)
     gpu: bool = False
     storage: str = "runs"
@@ -187,8 +187,11 @@ def _resolve_config(request: TrainRequest, system_name: str) -> Any:
     system = get_system(system_name)
     overrides = _overrides_for(system_name, request.overrides)
     if request.init:
-        if request.preset not in PRESETS:
-            raise RayfaceError(f"unknown preset {request.preset!r}; known: {', '.join(PRESETS)}")
+        if request.preset:
+            raise RayfaceError(
+                f"--preset {request.preset}: --init goes on with the configuration of {request.init}; leave out "
+                "--preset, and change single values with --set"
+            )
         if len(request.systems) > 1:
             raise RayfaceError("--init fine-tunes one system; name just one")
         from rayface.store import open_store
@@ -199,7 +202,7 @@ def _resolve_config(request: TrainRequest, system_name: str) -> Any:
         config = override(from_dict(system.config_class, info["config"], request.init), overrides)
         system.check(config)
     else:
-        config = resolve_config(system, request.preset, overrides)
+        config = resolve_config(system, request.preset or "small", overrides)
     _check_batch(config.global_batch, request.workers)
     return _with_pinned_models(request, system, config)
 
@@ -238,8 +241,8 @@ def _with_pinned_models(request: TrainRequest, system: System, config: Any) -> A
 
 def command_line(request: TrainRequest, system: str) -> str:
     """What trains this system like this again, on data of one's own; for model cards."""
-    parts = ["rayface", "train", system, "--data", "DIR", "--preset", request.preset]
-    parts += ["--init", request.init] if request.init else []
+    parts = ["rayface", "train", system, "--data", "DIR"]
+    parts += ["--init", request.init] if request.init else ["--preset", request.preset or "small"]
     for assignment in _overrides_for(system, request.overrides):
         parts += ["--set", assignment]
     return shlex.join(parts)

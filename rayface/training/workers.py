@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -41,6 +41,14 @@ class Workers:
         value = value.clone()
         dist.all_reduce(value)
         return value / self.world_size
+
+    def from_rank_zero(self, value: Any) -> Any:
+        """Rank 0's `value`, on every rank; any picklable object."""
+        if self.world_size == 1:
+            return value
+        held = [value]
+        dist.broadcast_object_list(held, 0, device=self.device)
+        return held[0]
 
 
 def solo(device: str | torch.device = "cpu") -> Workers:

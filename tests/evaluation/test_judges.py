@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from rayface.pretrained.efficientnet import load_efficientnet_lite
 from rayface.pretrained.faceres import ENVIRONMENT
 from rayface.store import ModelStore
 from rayface.systems.base import get_system, resolve_config
+from rayface.training.local import train_here
+from rayface.training.request import TrainRequest
 from tests.tiny_models import save_tiny_models
 
 # The attribute judge's read-out is a weight of its own; tests/evaluation/test_attribute_judge.py is about it.
@@ -189,6 +192,21 @@ def test_the_judge_behind_a_teacher_is_noted(tmp_path: Path, drawn_faces: str) -
     assert len(report["notes"]) == 1
     assert "pretrained:efficientnet_lite1:2" in report["notes"][0]
     assert "perceptual" in report["notes"][0]
+
+
+def test_no_judge_judges_what_it_taught_before_fine_tuning(tmp_path: Path, drawn_faces: str) -> None:
+    """What a model was trained with stays with all that is fine-tuned from it."""
+    names: dict[str, Any] = {"storage": str(tmp_path / "runs"), "store": str(tmp_path / "store")}
+    shaping = ("steps=1", "perceptual_network=pretrained:efficientnet_lite1:2")
+    train_here(TrainRequest(("enhancement",), drawn_faces, "tiny", name="first", overrides=shaping, **names))
+    later = ("steps=1", "seed=1", "perceptual_network=")
+    train_here(TrainRequest(("enhancement",), drawn_faces, name="second", init="enhancement", overrides=later, **names))
+    store = ModelStore(tmp_path / "store")
+    (reference,) = store.info("enhancement@2")["trained_with"]
+    assert reference.startswith("pretrained:efficientnet_lite1:2")
+    report = evaluate("enhancement", drawn_faces, store, "enhancement@2", "validation", limit=2)
+    assert "perceptual" not in report["judges"]
+    assert "efficientnet_lite1" in report["missing"]["perceptual_distance"]
 
 
 def test_restoration_against_the_best_filter(drawn_faces: str) -> None:

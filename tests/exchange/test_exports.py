@@ -152,6 +152,7 @@ def test_a_foreign_network_keeps_its_own_range(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(written["file"], pictures)[0], loaded.networks["model"](pictures), atol=1e-5)
     beside = json.loads((tmp_path / "x2.json").read_text())
     assert (beside["picture"]["range"], beside["outputs"], beside["size"]) == ([0.0, 1.0], ["upscaled"], 32)
+    assert beside["picture"]["shows"] == "a whole picture"
     assert "labels" not in beside
 
 

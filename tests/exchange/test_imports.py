@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rayface.errors import RayfaceError
+from rayface.evaluation.evaluate import evaluate
 from rayface.exchange.imports import find_weights, import_model, read_weights
 from rayface.pipeline import Pipeline
 from rayface.store import ModelStore, open_store
@@ -238,6 +239,14 @@ def test_a_super_resolution_network_can_restore_face_crops(tmp_path: Path) -> No
         large = own(crops.float() / 255).clamp(0, 1)
     wanted = F.interpolate(large, (32, 32), mode="bicubic", align_corners=False, antialias=True)
     assert torch.equal(step(crops, {}), (wanted * 255).round().clamp(0, 255).to(torch.uint8))
+
+
+def test_an_imported_upscaler_is_judged_at_the_scales_that_the_photos_allow(tmp_path: Path, drawn_faces: str) -> None:
+    """One of factor 4 can also make x3, which photos of 64 px cannot be reduced by."""
+    _, loaded = imported("realesrgan", tmp_path)
+    assert loaded.config.scale == 4
+    report = evaluate("foreign", drawn_faces, open_store(tmp_path / "store"), loaded.ref, "validation", 2, judged=False)
+    assert {name.partition("_")[0] for name in report["metrics"]} == {"x2", "x4"}
 
 
 def test_a_face_restorer_takes_the_place_of_the_enhancer(tmp_path: Path) -> None:

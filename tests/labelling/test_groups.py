@@ -20,12 +20,13 @@ def faces(
     known: list[str | None] | None = None,
     splits: list[str] | None = None,
     sharpness: list[float] | None = None,
+    ids: list[str] | None = None,
 ) -> Faces:
     count = len(embeddings)
     length = np.linalg.norm(embeddings, axis=1, keepdims=True)
     return Faces(
         ["shard-00000.parquet"] * count,
-        [f"{face:03d}.jpg" for face in range(count)],
+        ids or [f"{face:03d}.jpg" for face in range(count)],
         splits or ["train"] * count,
         known or [None] * count,
         (embeddings / np.maximum(length, 1e-9)).astype(np.float32),
@@ -54,6 +55,14 @@ def test_a_known_person_lends_the_name_and_the_split() -> None:
     assert table["identity"].to_pylist()[0] == "Ann"
     assert table["predicted"].to_pylist() == [True, True, False, True, True]
     assert table["split"].to_pylist() == ["test", "validation", "test", "train", "validation"]
+
+
+def test_faces_of_one_photo_share_the_split_that_ingest_gave_it() -> None:
+    ids = [f"{photo:03d}.jpg#{face}" for photo in range(60) for face in range(2)]
+    table, _ = decide(faces(np.eye(len(ids)), ids=ids), GroupOptions(same_person=0.9, perhaps_same_person=0.9))
+    assert table["split"].to_pylist() == [hashed_split(name.partition("#")[0]) for name in ids]
+    assert set(table["split"].to_pylist()) == {"train", "validation", "test"}
+    assert len(set(table["identity"].to_pylist())) == len(ids), "nobody is two people for it"
 
 
 def test_who_may_be_one_person_has_two_names_but_one_split() -> None:

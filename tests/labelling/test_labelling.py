@@ -208,6 +208,27 @@ def test_the_command_fills_in_what_a_data_set_lacks(
     assert torch.equal(after.batch(range(0, len(rows), 2), ("mask",))["mask"], true)  # type: ignore[arg-type]
 
 
+def test_a_labelled_data_set_is_grouped_anew_and_keeps_its_splits(labelled: Path, tmp_path: Path) -> None:
+    """Its training faces may have been trained on; its people were guesses of the grouping before."""
+
+    def people(folder: Path) -> tuple[list[str], list[str], int]:
+        faces = FaceDataset(folder)
+        return faces.ids, faces.identities, faces.manifest["labelled_by"]["identity"][0]["faces"]
+
+    def again(name: str, cosine: float) -> Path:
+        options = GroupOptions(same_person=cosine, perhaps_same_person=cosine, duplicates="keep")
+        label(labelled, tmp_path / name, LabelOptions(("sharpness",)), options)
+        return tmp_path / name
+
+    ids, _, predicted = people(labelled)
+    apart, joined = again("apart", 1.0), again("joined", 0.05)
+    assert len(set(people(apart)[1])) == len(ids)
+    assert len(set(people(joined)[1])) == 1
+    assert people(apart)[2] == people(joined)[2] == predicted == len(ids), "guesses, still"
+    split_of = dict(zip(ids, column(FaceDataset(labelled), "split"), strict=True))
+    assert dict(zip(people(apart)[0], column(FaceDataset(apart), "split"), strict=True)) == split_of
+
+
 def test_true_labels_are_replaced_only_where_asked(drawn_faces: str, store: str) -> None:
     filesystem, folder = open_filesystem(drawn_faces)
     table = shards.read_columns(f"{folder}/shard-00000.parquet", filesystem, ["id", "image", "mask", "sharpness"])

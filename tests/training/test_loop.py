@@ -239,6 +239,27 @@ def test_distillation_and_similarity_join_the_generators_loss(drawn_faces: str) 
     assert "adapters" not in training.average
 
 
+def test_a_pupil_learns_from_the_teacher_of_its_own_run(drawn_faces: str, tmp_path: Path) -> None:
+    """An older recogniser is promoted; the one that the run itself trains first is the one that is used."""
+    from rayface.store import ModelStore
+    from rayface.training.local import train_here
+    from rayface.training.request import TrainRequest
+
+    store = ModelStore(tmp_path / "store")
+    system = get_system("recognition")
+    config = system.config("tiny")
+    store.save("recognition", "recognition", config, {key: system.build(config)[key] for key in system.released})
+    store.promote("recognition@1")
+    overrides = ("steps=1", "enhancement.recognition=recognition")
+    systems = ("recognition", "enhancement")
+    request = TrainRequest(systems, drawn_faces, "tiny", storage=str(tmp_path), store=store.uri, overrides=overrides)
+    models = train_here(request)["models"]
+    assert models == {"recognition": "recognition@2", "enhancement": "enhancement@1"}
+    info = store.info("enhancement@1")
+    assert info["config"]["recognition"] == "recognition@2"
+    assert info["trained_with"] == ["recognition@2"]
+
+
 def test_a_teacher_is_pinned_to_its_version(drawn_faces: str, tmp_path: Path) -> None:
     """A bare name would mean another model once a newer one is saved, and a resumed run would not be the same."""
     from rayface.store import ModelStore
