@@ -17,6 +17,7 @@ from rayface.errors import RayfaceError
 from rayface.terms import commercial_only
 from serve.deployments import FaceDetector, FaceParser, Fusion, PhotoStepRunner, StepRunner
 from serve.ingress import Ingress
+from serve.keys import keys_from_environment
 from serve.reports import Reports
 from serve.settings import Settings, Stage, settings_from
 
@@ -39,7 +40,8 @@ def compose(settings: Settings) -> Application:
     """The application of typed settings; see `build`."""
     # replicas do not see this process's environment
     only = settings.commercial_only or commercial_only()
-    settings = dataclasses.replace(settings, store=_absolute(settings.store), commercial_only=only)
+    keys = {**settings.api_keys, **keys_from_environment()}
+    settings = dataclasses.replace(settings, store=_absolute(settings.store), commercial_only=only, api_keys=keys)
     refs = resolve_models(settings)
     steps = {name: _step(name, settings).bind(settings, refs[name]) for name in settings.steps}
     detector = parser = None  # steps on whole photos need neither
@@ -54,7 +56,7 @@ def compose(settings: Settings) -> Application:
         max_ongoing_requests=1000,
         logging_config=_logging(),
     )
-    reports = in_memory(Reports).bind(settings.report_seconds, settings.max_reports)
+    reports = in_memory(Reports).bind(settings.report_seconds, settings.max_reports, settings.jobs)
     ingress = _deploy(serve.ingress()(Ingress), "ingress", settings, settings.ingress)
     ingress = ingress.options(
         max_ongoing_requests=settings.max_in_flight + IDLE_ROUTES, max_queued_requests=HELD_BY_PROXY

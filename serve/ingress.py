@@ -14,8 +14,11 @@ from rayface.errors import RayfaceError
 from rayface.pipeline import face_steps, photo_steps
 from rayface.work import Params, Photo, Work
 from serve import problems
-from serve.routes import Json, create_app
+from serve.answers import Json
+from serve.jobs import JobRequest, JobResult
+from serve.routes import create_app
 from serve.settings import Settings
+from serve.upload import check_photo
 
 
 class Ingress:
@@ -40,14 +43,26 @@ class Ingress:
         return create_app(self)
 
     async def process(
-        self, data: bytes, steps: list[str], params: Params, format: str, quality: int
+        self,
+        data: bytes,
+        steps: list[str],
+        params: Params,
+        format: str,
+        quality: int,
+        timeout_s: float | None = None,
     ) -> tuple[bytes, Json]:
         started = time.perf_counter()
         photo = await asyncio.to_thread(self._decode, data)
         milliseconds = round(1000 * (time.perf_counter() - started), 2)
-        image, report = await self._result(self._chain(photo, steps, params, format, quality))
+        image, report = await self._result(self._chain(photo, steps, params, format, quality), timeout_s)
         report["timings_ms"] = {"decode": milliseconds, **report["timings_ms"]}
         return image, report
+
+    async def process_job(self, request: JobRequest, photo: bytes) -> tuple[bytes, Json]:
+        """One photo of a job; called by `Reports`."""
+        check_photo(photo, self.settings.limits)
+        params, timeout = Params(**request.params), self.settings.job_timeout_s
+        return await self.process(photo, request.steps, params, request.format, request.quality, timeout)
 
     def _chain(self, photo: Any, steps: list[str], params: Params, format: str, quality: int) -> list[Any]:
         """The calls of a request, each waiting for those before; the order is that of `Pipeline.process`."""
@@ -92,6 +107,18 @@ class Ingress:
     async def report(self, identifier: str) -> Json | None:
         return await self._reports.get.remote(identifier)
 
+    async def submit(self, request: JobRequest) -> Json:
+        return await self._result([self._reports.submit.remote(request)])
+
+    async def job(self, owner: str, identifier: str) -> Json | None:
+        return await self._reports.job.remote(owner, identifier)
+
+    async def job_result(self, owner: str, identifier: str) -> JobResult | None:
+        return await self._reports.job_result.remote(owner, identifier)
+
+    async def cancel_job(self, owner: str, identifier: str) -> bool:
+        return await self._reports.cancel_job.remote(owner, identifier)
+
     async def models(self) -> list[Json]:
         if self._models is None:
             self._models = await asyncio.to_thread(model_list, self.settings, self._refs)
@@ -113,19 +140,20 @@ class Ingress:
 
         return ray.put(Photo.of(decode(data, self.settings.limits)))
 
-    async def _result(self, chain: Sequence[Any]) -> Any:
+    async def _result(self, chain: Sequence[Any], timeout_s: float | None = None) -> Any:
         """The last response of a chain; what went wrong on the way as RayfaceError."""
         from ray.exceptions import RayTaskError
         from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
+        timeout_s = timeout_s or self.settings.timeout_s
         try:
-            async with asyncio.timeout(self.settings.timeout_s):
+            async with asyncio.timeout(timeout_s):
                 return await chain[-1]
         except TimeoutError:
             for response in chain:
                 response.cancel()
             raise RayfaceError(
-                f"The photo was not done after {self.settings.timeout_s:g} s; send a smaller one, or try "
+                f"The photo was not done after {timeout_s:g} s; send a smaller one, or try "
                 "again when the service is less busy.",
                 status=504,
                 kind="timeout",
@@ -133,19 +161,10 @@ class Ingress:
         except (BackPressureError, DeploymentUnavailableError) as error:
             raise problems.Overloaded(self.settings.retry_after_s) from error
         except RayTaskError as error:
-            cause = _rayface_cause(error)
+            cause = problems.cause(error)
             if cause is None:
                 raise
             raise cause from error
-
-
-def _rayface_cause(error: BaseException | None) -> RayfaceError | None:
-    """The RayfaceError at the bottom of Ray's wrapping, if any: a failed stage fails all after it."""
-    while error is not None:
-        if type(error) is RayfaceError:
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None
 
 
 def _faces(work: Work) -> Json:

@@ -1,21 +1,14 @@
-"""What a request carries and what it wants back: body, media types, request id. No Ray in here."""
+"""What a request wants back: media types, request id. No Ray in here."""
 
 import re
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from rayface.errors import RayfaceError
-from rayface.imaging.codec import Limits
-
-if TYPE_CHECKING:
-    from fastapi import Request
 
 MEDIA = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}  # the first one is the default
 MIXED = "multipart/mixed"
-BODY_TYPES = ("image/", "application/octet-stream")
-MULTIPART_OVERHEAD = 64 * 1024  # bytes of boundaries, headers and small fields allowed besides the image
 
 
 @dataclass(frozen=True)
@@ -74,84 +67,12 @@ def _quality(ranges: list[tuple[str, float]], media: str) -> float:
     return 0.0
 
 
+def wants_job(prefer: Iterable[str]) -> bool:
+    """Whether the Prefer headers (RFC 7240) name respond-async."""
+    preferences = [item.split(";")[0].strip().lower() for header in prefer for item in header.split(",")]
+    return "respond-async" in preferences
+
+
 def request_id(given: str | None) -> str:
     """The client's own id where it is a harmless token of at most 128 characters, else a new one."""
     return given if given and re.fullmatch(r"[\w.\-]{1,128}", given, re.ASCII) else str(uuid.uuid4())
-
-
-async def image_bytes(request: "Request", limits: Limits) -> bytes:
-    """The image of a request: its body, or the field `image` of a form. Held in memory only.
-
-    Raises RayfaceError: 413 as soon as more than `limits.max_bytes` are announced or have come, 415 for
-    another type of body, 400 for a broken form or an empty image.
-    """
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    form = kind == "multipart/form-data"
-    if kind and not form and not kind.startswith(BODY_TYPES):
-        raise RayfaceError(
-            f"The body is {kind}; send the bytes of an image, or multipart/form-data with a field image.",
-            status=415,
-            kind="unsupported-media-type",
-        )
-    body = await _read(request, limits.max_bytes + (MULTIPART_OVERHEAD if form else 0), limits.max_bytes)
-    data = await _form_image(request, body) if form else body
-    if len(data) > limits.max_bytes:
-        raise _too_large(limits.max_bytes)
-    if not data:
-        raise RayfaceError("The image is empty (0 bytes); send the bytes of an image.", kind="empty-image")
-    return data
-
-
-async def _read(request: "Request", most: int, stated: int) -> bytes:
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > most:
-        raise _too_large(stated)
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > most:
-            raise _too_large(stated)
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-def _too_large(most: int) -> RayfaceError:
-    return RayfaceError(
-        f"The image is larger than {most} bytes; send a smaller one.", status=413, kind="image-too-large"
-    )
-
-
-async def _form_image(request: "Request", body: bytes) -> bytes:
-    from starlette.datastructures import UploadFile
-    from starlette.formparsers import MultiPartException, MultiPartParser
-
-    class InMemoryParser(MultiPartParser):
-        spool_max_size = len(body) + 1  # a photo must never reach the disk
-
-    async def stream() -> AsyncIterator[bytes]:
-        yield body
-
-    try:
-        parser: Any = InMemoryParser(request.headers, stream(), max_files=1, max_fields=8)  # type: ignore[arg-type]
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise RayfaceError(f"The form cannot be read: {error.message}", kind="bad-form") from error
-    field = form.get("image")
-    if field is None:
-        names = ", ".join(sorted(form.keys())) or "none"
-        raise RayfaceError(
-            f"The form has no field named image (it has: {names}); send the photo as image.", kind="bad-form"
-        )
-    if not isinstance(field, UploadFile):
-        raise RayfaceError("The form's image is text; send it as a file (with a filename).", kind="bad-form")
-    return await field.read()
-
-
-def multipart_mixed(parts: list[tuple[str, bytes]]) -> tuple[bytes, str]:
-    """(body, content type) of parts given as (media type, bytes)."""
-    boundary = uuid.uuid4().hex
-    lines = []
-    for media_type, data in parts:
-        head = f"--{boundary}\r\nContent-Type: {media_type}\r\nContent-Length: {len(data)}\r\n\r\n"
-        lines += [head.encode(), data, b"\r\n"]
-    return b"".join([*lines, f"--{boundary}--\r\n".encode()]), f'{MIXED}; boundary="{boundary}"'

@@ -1,67 +1,46 @@
 """The HTTP interface: a FastAPI app over a `Service`, which the deployment `Ingress` is."""
 
 import asyncio
-import json
-import logging
+import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rayface.errors import RayfaceError
-from rayface.work import Params, check_steps
-from serve import problems
-from serve.negotiation import MIXED, Wanted, image_bytes, multipart_mixed, request_id, wanted
+from rayface.work import Params, check_steps, parse_boxes
+from serve import openapi, problems
+from serve.answers import Json, Outcome, finish, image_response, parts_response, settle
+from serve.gate import Gate
+from serve.job_routes import add_job_routes, submitted
+from serve.jobs import JobRequest, JobResult
+from serve.keys import key_needed
+from serve.middleware import RequestContext
+from serve.negotiation import wanted, wants_job
 from serve.settings import Settings
+from serve.upload import check_photo, receive
 
-logger = logging.getLogger("ray.serve")
 PAGES = {"/": "page.html", "/docs": "docs.html"}
-Json = dict[str, Any]
-
-IMAGE_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            **{f"image/{kind}": {"schema": {"type": "string", "format": "binary"}} for kind in ("jpeg", "png", "webp")},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "properties": {"image": {"type": "string", "format": "binary"}},
-                }
-            },
-        },
-    }
-}
-PROBLEMS: dict[int | str, Json] = {
-    "default": {
-        "description": "RFC 9457 problem details",
-        "content": {problems.MEDIA_TYPE: {"schema": problems.SCHEMA}},
-    }
-}
-IMAGE_ANSWER: dict[int | str, Json] = {
-    **PROBLEMS,
-    200: {
-        "description": "The processed photo; with `Accept: multipart/mixed` the photo and its report as JSON",
-        "headers": {
-            "x-request-id": {"schema": {"type": "string"}},
-            "x-rayface-summary": {"schema": {"type": "string"}, "description": "JSON: faces, changed, ms"},
-        },
-        "content": {kind: {} for kind in ("image/jpeg", "image/png", "image/webp", MIXED)},
-    },
-}
 
 Steps = Annotated[str, Query(description="steps in order, separated by commas", examples=["enhance"])]
 Strength = Annotated[float, Query(ge=0, le=1, description="0 keeps the face, 1 is the full effect")]
-Faces = Annotated[Literal["all", "largest"], Query(description="which faces are processed")]
+Faces = Annotated[Literal["all", "largest", "boxes"], Query(description="which faces are processed")]
+Boxes = Annotated[
+    str,
+    Query(
+        description="with faces=boxes: x0,y0,x1,y1 in pixels of the upright photo, several separated by semicolons; a "
+        "face whose middle lies in one of them is processed",
+    ),
+]
 Scale = Annotated[Literal["2", "4"], Query(description="how many times larger `upscale` makes the photo")]
 Format = Annotated[Literal["jpeg", "png", "webp"] | None, Query(description="overrides Accept")]
 Quality = Annotated[int, Query(ge=1, le=100, description="of JPEG and WebP")]
+Prefer = Annotated[
+    str | None, Header(description="`respond-async` (RFC 7240): the work becomes a job, and the answer is 202")
+]
 
 
 class Service(Protocol):
@@ -76,6 +55,10 @@ class Service(Protocol):
     async def parse(self, data: bytes) -> Json: ...
     async def keep_report(self, identifier: str, report: Json) -> None: ...
     async def report(self, identifier: str) -> Json | None: ...
+    async def submit(self, request: JobRequest) -> Json: ...
+    async def job(self, owner: str, identifier: str) -> Json | None: ...
+    async def job_result(self, owner: str, identifier: str) -> JobResult | None: ...
+    async def cancel_job(self, owner: str, identifier: str) -> bool: ...
     async def models(self) -> list[Json]: ...
     async def health(self) -> Json: ...
 
@@ -86,14 +69,24 @@ def create_app(service: Service) -> FastAPI:
         title="rayface",
         version="1",
         description="Face networks over HTTP. Errors are RFC 9457 problem documents.",
-        responses=PROBLEMS,
         docs_url=None,  # FastAPI's own page loads its scripts from elsewhere; docs.html needs no network
         redoc_url=None,
     )
     problems.install(app)
     app.add_middleware(RequestContext)
-    _add_image_routes(app, service)
-    _add_json_routes(app, service)
+    keys = service.settings.api_keys
+    guarded = APIRouter(
+        prefix="/v1",
+        dependencies=[Depends(key_needed(keys))] if keys else [],
+        responses=openapi.refusals(401) if keys else {},
+    )
+    gate = Gate(service.settings.max_in_flight, service.settings.retry_after_s)
+    _add_image_routes(guarded, service, gate)
+    _add_face_routes(guarded, service, gate)
+    add_job_routes(guarded, service)
+    _add_json_routes(guarded, service)
+    app.include_router(guarded)
+    _add_health(app, service)
     for path, file in PAGES.items():
         _add_page(app, path, Path(__file__).with_name(file).read_text())
     return app
@@ -105,67 +98,136 @@ def _add_page(app: FastAPI, path: str, text: str) -> None:
         return HTMLResponse(text)
 
 
-def _add_image_routes(app: FastAPI, service: Service) -> None:
-    gate = Gate(service.settings.max_in_flight, service.settings.retry_after_s)
+def _add_image_routes(app: APIRouter, service: Service, gate: Gate) -> None:
+    documented: Json = {
+        "openapi_extra": openapi.image_body(service.settings),
+        "responses": {**openapi.image_answer(), **openapi.job_answer(), **openapi.refusals(*openapi.RECEIVING, 406)},
+        "response_class": Response,
+    }
+    answer = _image_answer(service, gate)
 
-    async def answer(
-        request: Request, names: Sequence[str], params: Params, format: str | None, quality: int
-    ) -> Response:
-        started = time.perf_counter()
-        want = wanted(request.headers.get("accept", ""), format)
-        chosen = check_steps(names, service.settings.steps)
-        with gate:
-            data = await _receive(request, service.settings)
-            image, report = await service.process(data, chosen, params, want.format, quality)
-        identifier = request.state.request_id
-        report = {"request_id": identifier, **report}
-        report["timings_ms"]["total"] = round(1000 * (time.perf_counter() - started), 2)
-        await service.keep_report(identifier, report)
-        return _image_response(image, report, want)
-
-    @app.post("/v1/process", openapi_extra=IMAGE_BODY, responses=IMAGE_ANSWER, response_class=Response)
+    @app.post("/process", **documented)
     async def process(
         request: Request,
         steps: Steps,
         strength: Strength = 1.0,
         faces: Faces = "all",
+        boxes: Boxes = "",
         scale: Scale = "2",
         format: Format = None,
         quality: Quality = 92,
+        prefer: Prefer = None,
     ) -> Response:
-        """Run a chain of steps on a photo and its faces."""
+        """Run a chain of steps on photos and their faces."""
         names = [name.strip() for name in steps.split(",") if name.strip()]
-        return await answer(request, names, Params(strength, faces, int(scale)), format, quality)
+        params = Params(strength, faces, int(scale), parse_boxes(boxes))
+        return await answer(request, names, params, format, quality)
 
-    @app.post("/v1/enhance", openapi_extra=IMAGE_BODY, responses=IMAGE_ANSWER, response_class=Response)
+    @app.post("/enhance", **documented)
     async def enhance(
         request: Request,
         strength: Strength = 1.0,
         faces: Faces = "all",
+        boxes: Boxes = "",
         format: Format = None,
         quality: Quality = 92,
+        prefer: Prefer = None,
     ) -> Response:
-        """Make the faces of a photo clearer."""
-        return await answer(request, ["enhance"], Params(strength, faces), format, quality)
+        """Make the faces of photos clearer."""
+        params = Params(strength, faces, boxes=parse_boxes(boxes))
+        return await answer(request, ["enhance"], params, format, quality)
 
-    @app.post("/v1/detect", openapi_extra=IMAGE_BODY)
+
+def _image_answer(service: Service, gate: Gate) -> Callable[..., Awaitable[Response]]:
+    """What the routes that give images have in common."""
+    settings = service.settings
+
+    async def answer(request: Request, names: list[str], params: Params, format: str | None, quality: int) -> Response:
+        started, identifier = time.perf_counter(), request.state.request_id
+        want = wanted(request.headers.get("accept", ""), format)
+        steps = check_steps(names, settings.steps)
+
+        async def process(photo: bytes) -> tuple[bytes, Json]:
+            check_photo(photo, settings.limits)
+            return await service.process(photo, steps, params, want.format, quality)
+
+        with gate.request() as cover:
+            photos = await receive(request, settings, cover)
+            if wants_job(request.headers.getlist("prefer")):
+                given = dataclasses.asdict(params)
+                job = JobRequest(
+                    identifier, request.state.owner, tuple(photos), steps, given, want.format, quality, want.mixed
+                )
+                return submitted(request, await service.submit(job))
+            if len(photos) == 1:
+                outcomes = [await finish(process(photos[0]), identifier, started)]
+            else:
+                outcomes = await asyncio.gather(*(settle(process(photo), identifier, started) for photo in photos))
+        await service.keep_report(_report_name(request, identifier), _told(outcomes, identifier))
+        return image_response(outcomes[0], want) if len(photos) == 1 else parts_response(outcomes, want)
+
+    return answer
+
+
+def _report_name(request: Request, identifier: str) -> str:
+    """Ids are chosen by clients: those of one key must not reach the reports of another."""
+    return f"{request.state.owner}/{identifier}"
+
+
+def _told(outcomes: list[Outcome], identifier: str) -> Json:
+    """What is kept of a request: the report of its photo, or those of its photos."""
+    if len(outcomes) == 1 and outcomes[0].report is not None:
+        return outcomes[0].report
+    return {"request_id": identifier, "photos": [outcome.told for outcome in outcomes]}
+
+
+def _add_face_routes(app: APIRouter, service: Service, gate: Gate) -> None:
+    async def answer(request: Request, about: Callable[[bytes], Awaitable[Json]]) -> JSONResponse:
+        async def one(photo: bytes) -> Json:
+            check_photo(photo, service.settings.limits)
+            return await about(photo)
+
+        with gate.request() as cover:
+            photos = await receive(request, service.settings, cover)
+            if len(photos) == 1:
+                return JSONResponse(await one(photos[0]))
+            identifier = request.state.request_id
+            return JSONResponse(list(await asyncio.gather(*(problems.or_problem(one(p), identifier) for p in photos))))
+
+    def documented(kind: Any) -> Json:
+        described = "Of several photos a list in their order, with a problem document for one that failed"
+        return {
+            "openapi_extra": openapi.image_body(service.settings),
+            "responses": {
+                200: {"description": described, "model": kind | list[kind | openapi.Problem]},
+                **openapi.refusals(*openapi.RECEIVING, 404),
+            },
+        }
+
+    @app.post("/detect", **documented(openapi.Detected))
     async def detect(request: Request) -> JSONResponse:
-        """Boxes, five landmarks and scores of the faces in a photo, in its pixels."""
-        with gate:
-            return JSONResponse(await service.detect(await _receive(request, service.settings)))
+        """Boxes, five landmarks and scores of the faces in photos, in their pixels."""
+        return await answer(request, service.detect)
 
-    @app.post("/v1/parse", openapi_extra=IMAGE_BODY)
+    @app.post("/parse", **documented(openapi.Parsed))
     async def parse(request: Request) -> JSONResponse:
         """A mask of class ids (PNG, base64) of each face's crop, and the matrix from photo to crop."""
-        with gate:
-            return JSONResponse(await service.parse(await _receive(request, service.settings)))
+        return await answer(request, service.parse)
 
 
-def _add_json_routes(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/reports/{identifier}")
-    async def report(identifier: str) -> JSONResponse:
+def _add_json_routes(app: APIRouter, service: Service) -> None:
+    reports: openapi.Responses = {
+        200: {
+            "description": "Of several photos all reports, in their order",
+            "model": openapi.PhotoReport | openapi.SeveralReports,
+        },
+        **openapi.refusals(404, 422, 500),
+    }
+
+    @app.get("/reports/{identifier}", responses=reports)
+    async def report(request: Request, identifier: openapi.Identifier) -> JSONResponse:
         """The full report of a request of the last minutes, by its x-request-id."""
-        found = await service.report(identifier)
+        found = await service.report(_report_name(request, identifier))
         if found is None:
             raise RayfaceError(
                 f"There is no report {identifier!r}; they last {service.settings.report_seconds:g} s.",
@@ -174,94 +236,21 @@ def _add_json_routes(app: FastAPI, service: Service) -> None:
             )
         return JSONResponse(found)
 
-    @app.get("/v1/models")
+    @app.get("/models", responses={200: {"model": openapi.Models}, **openapi.refusals(500)})
     async def models() -> JSONResponse:
         """The models in use: name, version, licence, terms, whether commercial use is allowed, hash, metrics."""
         return JSONResponse({"models": await service.models()})
 
-    @app.get("/healthz")
+
+def _add_health(app: FastAPI, service: Service) -> None:
+    states: openapi.Responses = {
+        200: {"model": openapi.Health},
+        503: {"model": openapi.Health, "description": "A deployment is not healthy"},
+        **openapi.refusals(500),
+    }
+
+    @app.get("/healthz", responses=states)
     async def healthz() -> JSONResponse:
-        """200 while every deployment is healthy, else 503."""
+        """200 while every deployment is healthy, else 503. Needs no API key."""
         state = await service.health()
         return JSONResponse(state, 200 if state["status"] == "ok" else 503)
-
-
-async def _receive(request: Request, settings: Settings) -> bytes:
-    """The image of a request; a client that takes too long to send it must not keep others out."""
-    try:
-        async with asyncio.timeout(settings.timeout_s):
-            return await image_bytes(request, settings.limits)
-    except TimeoutError:
-        raise RayfaceError(
-            f"The image did not arrive within {settings.timeout_s:g} s; send it faster or smaller.",
-            status=408,
-            kind="slow-upload",
-        ) from None
-
-
-def _image_response(image: bytes, report: Json, want: Wanted) -> Response:
-    summary = {
-        "faces": len(report["faces"]),
-        "changed": report["changed"],
-        "ms": round(report["timings_ms"]["total"]),
-    }
-    body, media_type = image, want.media_type
-    if want.mixed:
-        parts = [(want.media_type, image), ("application/json", json.dumps(report).encode())]
-        body, media_type = multipart_mixed(parts)
-    headers = {
-        "x-rayface-summary": json.dumps(summary, separators=(",", ":")),
-        "vary": "accept",
-        "cache-control": "no-store",
-    }
-    return Response(body, media_type=media_type, headers=headers)
-
-
-class Gate:
-    """Refuses work beyond `limit` requests at a time, so that the wait stays bounded."""
-
-    def __init__(self, limit: int, retry_after: int) -> None:
-        self._limit, self._retry_after, self._inside = limit, retry_after, 0
-
-    def __enter__(self) -> None:
-        if self._inside >= self._limit:
-            raise problems.Overloaded(self._retry_after)
-        self._inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        self._inside -= 1
-
-
-class RequestContext:
-    """Gives every request its id, and answers what nothing else caught with a problem document."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        given = Headers(scope=scope).get("x-request-id")
-        identifier = scope.setdefault("state", {})["request_id"] = request_id(given)
-        started = False
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                headers = MutableHeaders(scope=message)
-                # Serve's proxy puts an id on every request and repeats it in the answer itself.
-                if identifier != given:
-                    headers["x-request-id"] = identifier
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_with_id)
-        except Exception:
-            if started:
-                raise
-            logger.exception("request %s failed", identifier)
-            # The text of an unforeseen error stays in the log: it may tell more than clients should know.
-            body = problems.problem(500, "internal", "The service failed at this request.", identifier)
-            response = JSONResponse(body, 500, media_type=problems.MEDIA_TYPE)
-            await response(scope, receive, send_with_id)

@@ -10,6 +10,8 @@ from rayface.configuration import from_dict
 from rayface.errors import RayfaceError
 from rayface.imaging.codec import Limits
 from rayface.work import MAX_OUTPUT_MEGAPIXELS
+from serve.jobs import JobLimits
+from serve.keys import check_digests
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,19 @@ class Settings:
     limits: Limits = field(default_factory=lambda: Limits(20 * 1024 * 1024, 24_000_000))
     max_faces: int = 32
     max_output_megapixels: float = MAX_OUTPUT_MEGAPIXELS  # photos that would become larger are upscaled less or not
-    max_in_flight: int = 16  # requests accepted per ingress replica; the next one gets 503
+    max_in_flight: int = 16  # photos accepted per ingress replica; the next one gets 503
+    max_photos: int = 8  # of one request, and no more than max_in_flight
     retry_after_s: int = 2
     timeout_s: float = 60.0
     report_seconds: float = 300.0
     max_reports: int = 1000
+    max_running_jobs: int = 2  # photos of jobs that are worked on at a time, besides max_in_flight
+    max_jobs: int = 64  # held in all, finished ones included; then 503
+    max_job_bytes: int = 512 * 1024 * 1024  # photos and results of all jobs
+    job_seconds: float = 600.0  # how long a finished job is kept
+    job_timeout_s: float = 600.0  # for one photo
+    # name -> SHA-256 hex digest of a key (`python -m serve.keys`), and those of RAYFACE_API_KEYS; none: open to all
+    api_keys: dict[str, str] = field(default_factory=dict)
     ingress: Stage = Stage(num_cpus=0.1)
     detector: Stage = Stage()
     step: Stage = Stage()  # every face step's own deployment
@@ -63,14 +73,25 @@ class Settings:
             "timeout_s",
             "report_seconds",
             "max_reports",
+            "max_photos",
+            "max_running_jobs",
+            "max_jobs",
+            "max_job_bytes",
+            "job_seconds",
+            "job_timeout_s",
         )
         for name in positive:
             if getattr(self, name) <= 0:
                 raise RayfaceError(f"settings.{name} is {getattr(self, name)}; it must be above 0.")
         if not self.steps:
             raise RayfaceError("settings.steps is empty; give at least one, for example enhance.")
+        check_digests(self.api_keys, "settings.api_keys")
         for name in ("ingress", "detector", "step", "photo_step", "parser", "fusion"):
             _check_stage(name, getattr(self, name))
+
+    @property
+    def jobs(self) -> JobLimits:
+        return JobLimits(self.max_running_jobs, self.max_jobs, self.max_job_bytes, self.job_seconds, self.retry_after_s)
 
 
 def _check_stage(name: str, stage: Stage) -> None:

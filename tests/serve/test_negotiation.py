@@ -1,16 +1,11 @@
-"""What a request carries and wants, without Ray."""
+"""What a request wants, without Ray."""
 
-import asyncio
 import uuid
-from collections.abc import Iterable
-from typing import Any
 
 import pytest
-from starlette.requests import Request
 
 from rayface.errors import RayfaceError
-from rayface.imaging.codec import Limits
-from serve.negotiation import Wanted, image_bytes, multipart_mixed, request_id, wanted
+from serve.negotiation import Wanted, request_id, wanted, wants_job
 
 
 @pytest.mark.parametrize(
@@ -49,106 +44,15 @@ def test_request_id_keeps_only_harmless_tokens() -> None:
         assert uuid.UUID(request_id(bad))
 
 
-def read(chunks: Iterable[bytes], headers: dict[str, str], limits: Limits = Limits(max_bytes=100)) -> bytes:
-    """`image_bytes` of a request whose body comes in these chunks."""
-    messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
-    messages.append({"type": "http.request", "body": b"", "more_body": False})
-    taken = iter(messages)
-
-    async def receive() -> Any:
-        return next(taken)
-
-    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    request = Request({"type": "http", "method": "POST", "headers": raw}, receive)
-    return asyncio.run(image_bytes(request, limits))
-
-
-def test_image_bytes_of_a_plain_body() -> None:
-    assert read([b"ab", b"cd"], {"content-type": "image/png"}) == b"abcd"
-    assert read([b"ab"], {}) == b"ab"
-
-
-def test_image_bytes_refuses_an_announced_large_body_before_reading_it() -> None:
-    async def receive() -> Any:
-        raise AssertionError("the body was read")
-
-    request = Request({"type": "http", "method": "POST", "headers": [(b"content-length", b"101")]}, receive)
-    with pytest.raises(RayfaceError, match="larger than 100 bytes") as caught:
-        asyncio.run(image_bytes(request, Limits(max_bytes=100)))
-    assert caught.value.status == 413
-
-
-def test_image_bytes_stops_reading_at_the_limit() -> None:
-    taken = []
-
-    def chunks() -> Iterable[bytes]:
-        for index in range(100):
-            taken.append(index)
-            yield b"x" * 30
-
-    async def run() -> None:
-        source = iter(chunks())
-
-        async def receive() -> Any:
-            return {"type": "http.request", "body": next(source), "more_body": True}
-
-        await image_bytes(Request({"type": "http", "method": "POST", "headers": []}, receive), Limits(100))
-
-    with pytest.raises(RayfaceError, match="larger than 100 bytes"):
-        asyncio.run(run())
-    assert len(taken) == 4  # 120 bytes
-
-
-def form(name: str, data: bytes, filename: str | None = "photo.png") -> tuple[bytes, dict[str, str]]:
-    disposition = f'form-data; name="{name}"' + (f'; filename="{filename}"' if filename else "")
-    body = f"--B\r\nContent-Disposition: {disposition}\r\n\r\n".encode() + data + b"\r\n--B--\r\n"
-    return body, {"content-type": "multipart/form-data; boundary=B"}
-
-
-def test_image_bytes_of_a_form() -> None:
-    data = bytes(range(90))
-    body, headers = form("image", data)
-    assert read([body[:40], body[40:]], headers) == data
-
-
 @pytest.mark.parametrize(
-    ("body", "headers", "status", "message"),
+    ("headers", "expected"),
     [
-        (*form("file", b"x"), 400, "no field named image.*file"),
-        (*form("image", b"x", filename=None), 400, "send it as a file"),
-        (*form("image", b""), 400, "empty"),
-        (*form("image", b"x" * 101), 413, "larger than 100 bytes"),
-        (b"nonsense", {"content-type": "multipart/form-data; boundary=B"}, 400, "form"),
-        (b"nonsense", {"content-type": "multipart/form-data"}, 400, "boundary"),
-        (b"{}", {"content-type": "application/json"}, 415, "application/json"),
-        (b"", {"content-type": "image/png"}, 400, "empty"),
+        ([], False),
+        (["respond-async"], True),
+        (["return=minimal, Respond-Async; foo=1"], True),
+        (["wait=10", "respond-async, wait=100"], True),
+        (["not-respond-async", "respond-asynchronously"], False),
     ],
 )
-def test_image_bytes_refusals(body: bytes, headers: dict[str, str], status: int, message: str) -> None:
-    with pytest.raises(RayfaceError, match=message) as caught:
-        read([body], headers)
-    assert caught.value.status == status
-
-
-def test_a_form_of_several_megabytes_stays_off_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    import tempfile
-
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise AssertionError("a temporary file was made")
-
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    data = bytes(3_000_000)
-    body, headers = form("image", data)
-    assert read([body], headers, Limits(max_bytes=4_000_000)) == data
-
-
-def test_multipart_mixed_is_read_back_by_the_standard_parser() -> None:
-    import email.parser
-    import email.policy
-
-    parts = [("image/png", b"\x89PNG\r\n\x1a\n\x00--"), ("application/json", b'{"faces": []}')]
-    body, content_type = multipart_mixed(parts)
-    raw = f"Content-Type: {content_type}\r\n\r\n".encode() + body
-    message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(raw)
-    found = [(part.get_content_type(), part.get_payload(decode=True)) for part in message.iter_parts()]
-    assert found == parts
+def test_wants_job(headers: list[str], expected: bool) -> None:
+    assert wants_job(headers) is expected

@@ -9,9 +9,10 @@ import pytest
 
 from rayface.errors import RayfaceError
 from rayface.work import Params
+from serve.gate import Gate
 from serve.ingress import Ingress
 from serve.problems import Overloaded
-from serve.routes import Gate, Service, create_app
+from serve.routes import Service, create_app
 from serve.settings import Settings
 
 
@@ -131,12 +132,17 @@ def test_degraded_health_is_503() -> None:
 
 
 def test_gate_lets_in_as_many_as_leave() -> None:
-    gate = Gate(limit=2, retry_after=3)
-    with gate:
-        with gate, pytest.raises(Overloaded, match="again in 3 s"), gate:
-            pass
-        with gate:
-            pass
+    gate = Gate(limit=4, retry_after=3)
+    with gate.request():
+        with gate.request() as cover:
+            cover(3)
+            cover(2)  # has them already
+            with pytest.raises(Overloaded, match="again in 3 s"), gate.request():
+                pass
+            with pytest.raises(Overloaded):
+                cover(4)
+        with gate.request() as cover:
+            cover(3)
 
 
 def ingress(timeout_s: float = 60.0) -> Ingress:

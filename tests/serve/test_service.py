@@ -338,6 +338,8 @@ def test_models_health_page_and_openapi(service: Running) -> None:
         "/v1/detect",
         "/v1/parse",
         "/v1/reports/{identifier}",
+        "/v1/jobs/{identifier}",
+        "/v1/jobs/{identifier}/result",
         "/v1/models",
         "/healthz",
     }
