@@ -16,10 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # no store: systems use them to evaluate themselves, `evaluation` runs systems.
 LAYERS = (
     ("errors",),
-    ("records", "randomness", "configuration", "terms"),
+    ("records", "randomness", "configuration", "terms", "client"),
     ("imaging", "networks", "work"),
     ("pretrained", "detector", "stages", "ray_session", "storage"),
-    ("data",),
+    ("data", "guard"),
     (
         "evaluation.attribute_judge",
         "evaluation.attributes",
@@ -122,7 +122,7 @@ def test_a_wrong_import_is_found(module: str, source: str, wrong: list[str]) -> 
     assert wrong_imports(module, source) == wrong
 
 
-@pytest.mark.parametrize("module", ["rayface", "rayface.errors", "rayface.cli"])
+@pytest.mark.parametrize("module", ["rayface", "rayface.errors", "rayface.client", "rayface.cli"])
 def test_light_modules_import_nothing_heavy(module: str) -> None:
     code = f"import json, sys, {module}; print(json.dumps(sorted(m for m in sys.modules if '.' not in m)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
