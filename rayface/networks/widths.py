@@ -10,14 +10,14 @@ Widths = dict[str, list[int]]
 
 
 def read_widths(network: nn.Module) -> Widths:
-    """`{layer name: [inputs, outputs]}` of every convolution and linear layer, `[channels]` of every norm."""
+    """`{layer name: [inputs, outputs]}` of every convolution and linear layer, `[channels]` of every norm and PReLU."""
     widths: Widths = {}
     for name, layer in network.named_modules():
         if isinstance(layer, nn.Conv2d):
             widths[name] = [layer.in_channels, layer.out_channels]
         elif isinstance(layer, nn.Linear):
             widths[name] = [layer.in_features, layer.out_features]
-        elif isinstance(layer, ChannelNorm):
+        elif isinstance(layer, ChannelNorm | nn.PReLU):
             widths[name] = [layer.weight.numel()]
     return widths
 
@@ -29,12 +29,17 @@ def apply_widths(network: nn.Module, widths: Mapping[str, list[int]]) -> nn.Modu
             continue
         resized: nn.Module
         if isinstance(layer, nn.Conv2d):
-            kernel, stride, padding = layer.kernel_size, layer.stride, layer.padding
             inputs, outputs = widths[name]
-            resized = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=layer.bias is not None)  # type: ignore[arg-type]
+            groups = inputs if layer.groups > 1 else 1  # depthwise: as many groups as channels
+            resized = type(layer)(
+                inputs, outputs, layer.kernel_size, layer.stride, layer.padding, layer.dilation, groups,  # type: ignore[arg-type]
+                layer.bias is not None, layer.padding_mode,
+            )  # fmt: skip
         elif isinstance(layer, nn.Linear):
             inputs, outputs = widths[name]
             resized = nn.Linear(inputs, outputs, bias=layer.bias is not None)
+        elif isinstance(layer, nn.PReLU):
+            resized = nn.PReLU(*widths[name])
         else:
             resized = ChannelNorm(*widths[name])
         parent, _, child = name.rpartition(".")
