@@ -21,16 +21,18 @@ def apply_steps(
 ) -> dict[str, Any]:
     """Run `steps` on a photo, or on every photo of a folder into the folder `target`, and report what was done.
 
-    `assignments` are `key=value` parameters (strength, faces, boxes, scale; max_output_megapixels), `models` are
-    `step=name@version` where a step (or "parse") takes another model than the one named as its system. In a folder, a
-    picture that cannot be processed is listed in the report and does not stop the others; existing results are
-    replaced. Raises RayfaceError for a missing source, an unknown output format or a bad parameter.
+    `assignments` are `key=value` parameters (strength, faces, boxes, scale; max_output_megapixels, identity_guard,
+    similarity_threshold), `models` are `step=name@version` where a step (or "parse", "identify") takes another model
+    than the one named as its system. In a folder, a picture that cannot be processed is listed in the report and does
+    not stop the others; existing results are replaced. Raises RayfaceError for a missing source, an unknown output
+    format or a bad parameter.
     """
     from rayface.pipeline import Pipeline
     from rayface.work import check_params
 
     values = dict(_assignment("--set", text, "strength=0.5") for text in assignments)
     megapixels = _megapixels(values.pop("max_output_megapixels", None))
+    action, threshold = values.pop("identity_guard", "blend"), _threshold(values.pop("similarity_threshold", None))
     params = check_params(values)
     chosen = dict(_assignment("--model", text, "enhance=enhancement@2") for text in models)
     if not source.exists():
@@ -41,7 +43,7 @@ def apply_steps(
         raise RayfaceError(f"{target} is a file; the results of a folder go into a folder")
     if source.resolve() == target.resolve():
         raise RayfaceError(f"{target} is the input itself; choose another OUTPUT, so that the originals stay")
-    pipeline = Pipeline.from_store(store, steps, chosen)
+    pipeline = Pipeline.from_store(store, steps, chosen, identity_guard=action, similarity_threshold=threshold)
     pipeline.max_output_megapixels = megapixels
     if source.is_file():
         return {"photos": [_apply_one(pipeline, steps, source, target, params)]}
@@ -82,6 +84,13 @@ def _megapixels(text: str | None) -> float:
     if not value > 0:
         raise RayfaceError(f"max_output_megapixels is {text!r}; give a number above 0, for example 64.")
     return value
+
+
+def _threshold(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        raise RayfaceError(f"similarity_threshold is {text!r}; give a cosine from -1 to 1, for example 0.97.") from None
 
 
 def _assignment(option: str, text: str, example: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""A photo's way through the networks: whole-photo steps -> detect -> align -> face steps -> parse -> fuse.
+"""A photo's way through the networks: whole-photo steps -> detect -> align -> face steps -> guard -> parse -> fuse.
 
 Steps for whole photos (super-resolution) come first wherever they stand in `steps`, so that faces are found, changed
 and fused at the resolution of the result (SPEC C9). Here is which models a request needs, and the way as a whole;
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from rayface.errors import RayfaceError
+from rayface.guard import STAGE as GUARD
+from rayface.guard import Guard, choose_guard, guard_faces
 from rayface.stages import Detector, Parser, PhotoStep, crop_size, detect_faces, enlarge, fuse, parse_faces, run_step
 from rayface.work import MAX_OUTPUT_MEGAPIXELS, Params, Photo, Result, check_params, check_steps
 
@@ -50,6 +52,8 @@ def default_models(steps: Sequence[str]) -> dict[str, str]:
 def choose_models(store: "ModelStore", steps: Sequence[str], models: Mapping[str, str]) -> dict[str, str]:
     """`{stage: reference}` of what `steps` need, checked; `models` names others than the default.
 
+    The identity guard's recogniser, which a store may lack, is chosen by `guard.choose_guard`.
+
     Raises RayfaceError: an unknown step, a stage that is not in use, a model that the store does not hold, whose terms
     it refuses, or that offers another step.
     """
@@ -57,10 +61,11 @@ def choose_models(store: "ModelStore", steps: Sequence[str], models: Mapping[str
     from rayface.systems.base import get_system
 
     defaults = default_models(steps)
+    in_use = [*defaults, GUARD] if face_steps(defaults) else list(defaults)
     for stage in models:
-        if stage not in defaults:
-            raise RayfaceError(f"models: {stage!r} is not in use; in use are {', '.join(defaults)}.")
-    refs = {**defaults, **models}
+        if stage not in in_use:
+            raise RayfaceError(f"models: {stage!r} is not in use; in use are {', '.join(in_use)}.")
+    refs = {stage: models.get(stage, ref) for stage, ref in defaults.items()}
     for stage, ref in refs.items():
         info = store.usable(ref)
         system = get_system(info["system"])
@@ -82,7 +87,8 @@ def load_step(store: "ModelStore", ref: str, device: str | torch.device = "cpu")
 class Pipeline:
     """All stages in one process: what the service distributes, and what `rayface apply` runs.
 
-    `detector` and `parser` may be None where all `steps` are for whole photos.
+    `detector` and `parser` may be None where all `steps` are for whole photos. `guard` None: identities are not
+    compared; `unguarded` says why, for the report.
     """
 
     def __init__(
@@ -92,6 +98,8 @@ class Pipeline:
         parser: Parser | None,
         max_faces: int = 32,
         max_output_megapixels: float = MAX_OUTPUT_MEGAPIXELS,
+        guard: Guard | None = None,
+        unguarded: str = "",
     ) -> None:
         self.detector = detector
         self.steps: dict[str, Any] = dict(steps)
@@ -99,6 +107,7 @@ class Pipeline:
         self.crop_size = crop_size(self.steps[name].size for name in face_steps(self.steps))
         self.max_faces = max_faces
         self.max_output_megapixels = max_output_megapixels
+        self.guard, self.unguarded = guard, unguarded
 
     @classmethod
     def from_store(
@@ -107,15 +116,25 @@ class Pipeline:
         steps: Sequence[str] = ("enhance",),
         models: Mapping[str, str] | None = None,
         device: str | torch.device = "cpu",
+        identity_guard: str = "blend",
+        similarity_threshold: float | None = None,
     ) -> "Pipeline":
         """A pipeline of the store's models.
 
-        `models` maps a step (or "detect", "parse") to a reference, `name` or `name@version`, where it is not the model
-        named as its system. Raises RayfaceError for an unknown step or a model that the store does not hold.
+        `models` maps a step (or "detect", "parse", "identify") to a reference, `name` or `name@version`, where it is
+        not the model named as its system. `identity_guard`: what happens to a face that is less alike to the photo's
+        own than `similarity_threshold` (None: the recogniser's own), "blend", "skip" or "off"; see `guard.py`. Raises
+        RayfaceError for an unknown step or a model that the store does not hold.
         """
-        refs = choose_models(store, steps, models or {})
+        models = models or {}
+        refs = choose_models(store, steps, models)
         made = {stage: load_step(store, ref, device) for stage, ref in refs.items()}
-        return cls(made.pop("detect", None), made, made.pop("parse", None))
+        guard, unguarded = None, ""
+        if face_steps(steps):
+            recogniser, unguarded = choose_guard(store, models, identity_guard, similarity_threshold)
+            if recogniser:
+                guard = Guard.load(store, recogniser, identity_guard, similarity_threshold, device)
+        return cls(made.pop("detect", None), made, made.pop("parse", None), guard=guard, unguarded=unguarded)
 
     def process(self, photo: Tensor, steps: Sequence[str], params: Mapping[str, Any] | Params | None = None) -> Result:
         """Run `steps` on `photo`, uint8 [3, H, W], and on its faces.
@@ -134,5 +153,7 @@ class Pipeline:
                 works = detect_faces(self.detector, [current], [checked], self.max_faces, self.crop_size)
                 for name in about_faces:
                     works = run_step(self.steps[name], works, [checked])
+                if self.guard is not None:
+                    works = guard_faces(self.guard, works)
                 (work,) = parse_faces(self.parser, works)
-            return fuse(current, work, names)
+            return fuse(current, work, names, self.unguarded)

@@ -236,6 +236,7 @@ def _with_step(work: Work, step: "Step", crops: np.ndarray, reasons: Sequence[st
         faces=faces,
         changed=work.changed | applied,
         match_colour=work.match_colour and (step.sharpens or not applied.any()),
+        keep_identity=work.keep_identity and (getattr(step, "keeps_identity", True) or not applied.any()),
         models=work.models | {step.name: step.model},
         timings_ms=work.timings_ms | {step.name: milliseconds},
     )
@@ -273,11 +274,11 @@ def _masks(parser: Parser, crops: Tensor) -> Tensor:
     return interpolate(masks[:, None], crops.shape[-2:], mode="nearest-exact")[:, 0]
 
 
-def fuse(photo: Photo, work: Work | None, steps: Sequence[str]) -> Result:
+def fuse(photo: Photo, work: Work | None, steps: Sequence[str], unguarded: str = "") -> Result:
     """Paste the changed faces of a parsed work into its photo; the input is not written to.
 
     `work` is None where no step was about faces. A photo in which nothing changed comes back as it is, with a report
-    that says why.
+    that says why. `unguarded`: why nothing compared identities, noted where a face was changed.
     """
     from rayface.imaging.paste import face_region, paste_back
 
@@ -301,6 +302,8 @@ def fuse(photo: Photo, work: Work | None, steps: Sequence[str]) -> Result:
         timings_ms=photo.timings_ms | (work.timings_ms if work else {}) | {"fuse": _since(started)},
         notes=[*photo.notes, *(work.notes if work else ())],
     )
+    if unguarded and report.changed:
+        report.notes.append(unguarded)
     if work is not None and not report.changed:
         faces = "changed" if report.faces else "found"
         rest = "the photo is upscaled, nothing else" if photo.enlargement != 1 else "the photo is unchanged"

@@ -125,6 +125,9 @@ class FaceReport:
     size: float  # side of the square that its crop shows, px
     steps: list[str] = field(default_factory=list)  # applied, in order
     skipped: list[dict[str, str]] = field(default_factory=list)  # {"step": ..., "reason": ...}
+    # By the identity guard: cosine of the photo's own face and what the steps made of it; None: not compared.
+    similarity: float | None = None
+    kept: float = 1.0  # share of the steps' change that the guard let through
 
 
 @dataclass
@@ -183,8 +186,8 @@ class Work:
     `before`, `crops`: uint8 [N, 3, S, S] (S: see `stages.crop_size`), the photo's own and the current ones;
     `matrices`: float32 [N, 2, 3], photo to crop pixels; `masks`: uint8 [N, S, S] once parsed; `faces`: N
     reports; `others`: reports of faces that are left alone; `changed`: bool [N]; `match_colour`: only steps that
-    sharpen were applied, which have no business with colours, so that any shift of them is drift; `notes`: for the
-    report.
+    sharpen were applied, which have no business with colours, so that any shift of them is drift; `keep_identity`:
+    no step was applied that changes who is seen on purpose; `notes`: for the report.
     """
 
     width: int
@@ -196,6 +199,7 @@ class Work:
     others: list[FaceReport]
     changed: np.ndarray
     match_colour: bool = True
+    keep_identity: bool = True
     masks: np.ndarray | None = None
     models: dict[str, str] = field(default_factory=dict)
     timings_ms: dict[str, float] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The application: ingress -> detector -> steps -> parser -> fusion, composed of separate deployments.
+"""The application: ingress -> detector -> steps -> guard -> parser -> fusion, composed of separate deployments.
 
 `serve run serve.app:build [key=value ...]` and the `import_path` of config.yaml call `build` with the
 arguments.
@@ -14,8 +14,10 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
 from rayface.errors import RayfaceError
+from rayface.guard import STAGE as GUARD
+from rayface.guard import choose_guard
 from rayface.terms import commercial_only
-from serve.deployments import FaceDetector, FaceParser, Fusion, PhotoStepRunner, StepRunner
+from serve.deployments import FaceDetector, FaceGuard, FaceParser, Fusion, PhotoStepRunner, StepRunner
 from serve.ingress import Ingress
 from serve.keys import keys_from_environment
 from serve.reports import Reports
@@ -44,12 +46,16 @@ def compose(settings: Settings) -> Application:
     settings = dataclasses.replace(settings, store=_absolute(settings.store), commercial_only=only, api_keys=keys)
     refs = resolve_models(settings)
     steps = {name: _step(name, settings).bind(settings, refs[name]) for name in settings.steps}
-    detector = parser = None  # steps on whole photos need neither
+    detector = parser = guard = None  # steps on whole photos need none of them
     if "detect" in refs:
         side = _crop_side(settings, refs)
         detector = _deploy(FaceDetector, "detector", settings, settings.detector).bind(settings, refs["detect"], side)
         parser = _deploy(FaceParser, "parser", settings, settings.parser).bind(settings, refs["parse"])
-    fusion = _deploy(Fusion, "fusion", settings, settings.fusion).bind(settings)
+    recogniser, unguarded = resolve_guard(settings)
+    if recogniser:
+        refs[GUARD] = recogniser
+        guard = _deploy(FaceGuard, "guard", settings, settings.guard).bind(settings, recogniser)
+    fusion = _deploy(Fusion, "fusion", settings, settings.fusion).bind(settings, unguarded)
     in_memory = serve.deployment(
         name="reports",
         ray_actor_options={"num_cpus": 0},
@@ -61,7 +67,7 @@ def compose(settings: Settings) -> Application:
     ingress = ingress.options(
         max_ongoing_requests=settings.max_in_flight + IDLE_ROUTES, max_queued_requests=HELD_BY_PROXY
     )
-    return ingress.bind(settings, refs, detector, steps, parser, fusion, reports)
+    return ingress.bind(settings, refs, detector, steps, parser, fusion, reports, guard)
 
 
 def resolve_models(settings: Settings) -> dict[str, str]:
@@ -83,9 +89,26 @@ def resolve_models(settings: Settings) -> dict[str, str]:
                 f"{info['name']}@{info['version']} has licence {licence!r}; settings.allowed_licences allows "
                 f"{allowed}. Train a model on data of your own, or allow it."
             )
-        # A folder stays a folder: its name@version need not be in this store.
-        refs[use] = ref if "/" in ref and "@" not in ref else f"{info['name']}@{info['version']}"
+        refs[use] = _pinned(ref, info)
     return refs
+
+
+def resolve_guard(settings: Settings) -> tuple[str, str]:
+    """The recogniser of the identity guard, as `name@version`, and ""; or "" and why identity is not checked."""
+    from rayface.pipeline import face_steps
+    from rayface.store import open_store
+
+    if not face_steps(settings.steps):
+        return "", ""
+    store = open_store(settings.store, settings.commercial_only)
+    action, threshold = settings.identity_guard, settings.similarity_threshold
+    ref, unguarded = choose_guard(store, settings.models, action, threshold, settings.allowed_licences)
+    return (_pinned(ref, store.info(ref)) if ref else ""), unguarded
+
+
+def _pinned(ref: str, info: Mapping[str, Any]) -> str:
+    """`name@version`; a folder stays a folder, as its name@version need not be in this store."""
+    return ref if "/" in ref and "@" not in ref else f"{info['name']}@{info['version']}"
 
 
 def _crop_side(settings: Settings, refs: Mapping[str, str]) -> int:

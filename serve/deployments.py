@@ -101,6 +101,27 @@ class PhotoStepRunner(BatchedStage):
         return [enlarge(self._step, photo, params, self._max_megapixels) for photo, params in items]
 
 
+class FaceGuard(BatchedStage):
+    """Works -> works in which no changed face shows somebody else, by the recogniser `ref`."""
+
+    def __init__(self, settings: Settings, ref: str) -> None:
+        from rayface.guard import Guard
+        from rayface.store import open_store
+
+        super().__init__(settings.guard)
+        store = open_store(settings.store, settings.commercial_only)
+        action, threshold = settings.identity_guard, settings.similarity_threshold
+        self._guard = Guard.load(store, ref, action, threshold, settings.guard.device)
+
+    async def __call__(self, work: Work) -> Work:
+        return await self.batcher(work)
+
+    def run(self, items: list[Work]) -> Sequence[Work]:
+        from rayface.guard import guard_faces
+
+        return guard_faces(self._guard, items)
+
+
 class FaceParser(BatchedStage):
     """Works -> works with masks, of the changed faces or of every face."""
 
@@ -121,10 +142,14 @@ class FaceParser(BatchedStage):
 
 
 class Fusion(BatchedStage):
-    """Photo and parsed work (None: no step was about faces) -> the encoded result and its report as JSON values."""
+    """Photo and parsed work (None: no step was about faces) -> the encoded result and its report as JSON values.
 
-    def __init__(self, settings: Settings) -> None:
+    `unguarded`: see `stages.fuse`.
+    """
+
+    def __init__(self, settings: Settings, unguarded: str = "") -> None:
         super().__init__(settings.fusion)
+        self._unguarded = unguarded
 
     async def __call__(
         self, photo: Photo, work: Work | None, steps: list[str], format: str, quality: int
@@ -142,7 +167,7 @@ class Fusion(BatchedStage):
         from rayface.imaging.codec import encode
         from rayface.stages import fuse
 
-        result = fuse(photo, work, steps)
+        result = fuse(photo, work, steps, self._unguarded)
         started = time.perf_counter()
         data = encode(result.photo, format, quality)
         result.report.timings_ms["encode"] = round(1000 * (time.perf_counter() - started), 2)

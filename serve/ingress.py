@@ -33,10 +33,11 @@ class Ingress:
         parser: Any,
         fusion: Any,
         reports: Any,
+        guard: Any = None,
     ) -> None:
         self.settings, self._refs = settings, dict(refs)
         self._detector, self._steps, self._parser = detector, dict(steps), parser
-        self._fusion, self._reports = fusion, reports
+        self._fusion, self._reports, self._guard = fusion, reports, guard
         self._models: list[Json] | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -75,6 +76,8 @@ class Ingress:
             chain.append(self._detector.remote(photo, params))
             for name in about_faces:
                 chain.append(self._steps[name].remote(chain[-1], params))
+            if self._guard is not None:
+                chain.append(self._guard.remote(chain[-1]))
             work = self._parser.remote(chain[-1])
             chain.append(work)
         return [*chain, self._fusion.remote(photo, work, steps, format, quality)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from rayface.configuration import from_dict
 from rayface.errors import RayfaceError
+from rayface.guard import check_settings as check_guard
 from rayface.imaging.codec import Limits
 from rayface.work import MAX_OUTPUT_MEGAPIXELS
 from serve.jobs import JobLimits
@@ -38,7 +39,10 @@ class Settings:
 
     store: str | None = None  # model store; the release weights are behind it
     steps: tuple[str, ...] = ("enhance", "upscale")
-    models: dict[str, str] = field(default_factory=dict)  # step (or "detect", "parse") -> name or name@version
+    # step (or "detect", "parse", "identify") -> name or name@version
+    models: dict[str, str] = field(default_factory=dict)
+    identity_guard: str = "blend"  # or "skip", "off": what becomes of a change that shows somebody else
+    similarity_threshold: float | None = None  # cosine below which it does; none: the recogniser's own
     allowed_licences: tuple[str, ...] = ()  # if given, models under other licences are refused
     commercial_only: bool = False  # refuse models that do not state that commercial use is allowed
     limits: Limits = field(default_factory=lambda: Limits(20 * 1024 * 1024, 24_000_000))
@@ -61,6 +65,7 @@ class Settings:
     detector: Stage = Stage()
     step: Stage = Stage()  # every face step's own deployment
     photo_step: Stage = Stage(max_batch=1)  # every whole-photo step's own deployment
+    guard: Stage = Stage()
     parser: Stage = Stage()
     fusion: Stage = Stage(max_batch=1)  # nothing to gain from waiting for others
 
@@ -83,10 +88,11 @@ class Settings:
         for name in positive:
             if getattr(self, name) <= 0:
                 raise RayfaceError(f"settings.{name} is {getattr(self, name)}; it must be above 0.")
+        check_guard(self.identity_guard, self.similarity_threshold)
         if not self.steps:
             raise RayfaceError("settings.steps is empty; give at least one, for example enhance.")
         check_digests(self.api_keys, "settings.api_keys")
-        for name in ("ingress", "detector", "step", "photo_step", "parser", "fusion"):
+        for name in ("ingress", "detector", "step", "photo_step", "guard", "parser", "fusion"):
             _check_stage(name, getattr(self, name))
 
     @property
@@ -116,7 +122,7 @@ def preset(name: str) -> Settings:
         cpu = Stage(max_replicas=16, num_cpus=1, threads=1, max_batch=1)
         photo = dataclasses.replace(network, max_batch=1)
         return Settings(
-            ingress=cpu, detector=network, step=network, photo_step=photo, parser=network, fusion=cpu,
+            ingress=cpu, detector=network, step=network, photo_step=photo, guard=network, parser=network, fusion=cpu,
             max_in_flight=128,
         )  # fmt: skip
     raise RayfaceError(f"Unknown preset {name!r}; known: laptop, gpu.")

@@ -120,7 +120,11 @@ class ExportView:
 
 
 class Step(Protocol):
-    """What a system offers at serving: aligned crops in, changed crops out."""
+    """What a system offers at serving: aligned crops in, changed crops out.
+
+    A step that is to show somebody else sets `keeps_identity = False`; without it, the identity guard (`guard.py`)
+    takes back what shows another person.
+    """
 
     name: str
     size: int

@@ -4,6 +4,7 @@ import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -40,6 +41,9 @@ def test_settings_keep_the_presets_other_values() -> None:
         ({"preset": "laptop2"}, "laptop2.*laptop, gpu"),
         ({"detector": {"min_replicas": 3, "max_replicas": 2}}, "detector: min_replicas is 3, max_replicas 2"),
         ({"parser": {"max_batch": 0}}, "parser: max_batch"),
+        ({"guard": {"max_batch": 0}}, "guard: max_batch"),
+        ({"identity_guard": "warn"}, "identity_guard is 'warn'; give one of: blend, skip, off"),
+        ({"similarity_threshold": 2}, "similarity_threshold is 2.0; give a cosine"),
         ({"steps": []}, "steps is empty"),
     ],
 )
@@ -146,9 +150,30 @@ def test_models_are_pinned_to_their_version_at_the_start(tmp_path: Path) -> None
     assert resolve_models(settings_from({"store": store})) == {
         "enhance": "enhancement@1",
         "upscale": "super_resolution@1",
-        "detect": "detection@1",
+        "detect": "detection@r1",
         "parse": "parsing@1",
     }
     folder = str(tmp_path / "store" / "enhancement" / "1")
     named = {"store": store, "allowed_licences": ["Apache-2.0", "MIT"], "models": {"enhance": folder}}
     assert resolve_models(settings_from(named))["enhance"] == folder
+
+
+def test_the_guard_is_in_the_graph_where_it_can_be(tmp_path: Path) -> None:
+    from serve.app import compose, resolve_guard
+
+    store = save_tiny_models(tmp_path / "store").uri
+
+    def graph(**settings: Any) -> tuple[str, str, bool]:
+        chosen = settings_from({"store": store, **settings})
+        ingress = compose(chosen)._bound_deployment
+        return *resolve_guard(chosen), ingress.init_args[-1] is not None
+
+    ref, why, inside = graph()
+    assert ref.startswith("recognition@")
+    assert (why, inside) == ("", True)
+    assert graph(identity_guard="off") == ("", "", False)
+    assert graph(steps=["upscale"]) == ("", "", False)
+    refused = graph(allowed_licences=["Apache-2.0", "MIT"])
+    assert refused[0] == ""
+    assert "does not allow" in refused[1]
+    assert not refused[2]
