@@ -315,7 +315,7 @@ def test_concurrent_requests_share_batches_and_the_rest_is_turned_away(service: 
 
 def test_models_health_page_and_openapi(service: Running) -> None:
     models = {model["use"]: model for model in service.client.get("/v1/models").json()["models"]}
-    assert set(models) == {"detect", "enhance", "upscale", "parse"}
+    assert set(models) == {"detect", "enhance", "upscale", "parse", "identify"}
     assert models["detect"]["licence"] == "MIT"
     info = service.store.info("enhancement")
     for key in ("name", "version", "licence", "commercial_use", "sha256", "metrics"):
