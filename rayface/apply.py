@@ -8,7 +8,9 @@ from typing import Any
 from rayface.errors import RayfaceError
 from rayface.store import ModelStore
 
-SUFFIXES = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}
+SUFFIXES = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}  # of results
+AS_PNG = (".bmp", ".tif", ".tiff")  # are read, too
+UNREAD = (".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".dng", ".cr2", ".nef", ".arw")  # pictures all the same
 
 
 def apply_steps(
@@ -24,8 +26,8 @@ def apply_steps(
     `assignments` are `key=value` parameters (strength, faces, boxes, scale; max_output_megapixels, identity_guard,
     similarity_threshold), `models` are `step=name@version` where a step (or "parse", "identify") takes another model
     than the one named as its system. In a folder, a picture that cannot be processed is listed in the report and does
-    not stop the others; existing results are replaced. Raises RayfaceError for a missing source, an unknown output
-    format or a bad parameter.
+    not stop the others; results of BMP and TIFF are PNG, existing results are replaced. Raises RayfaceError for a
+    missing source, an unknown output format or a bad parameter.
     """
     from rayface.pipeline import Pipeline
     from rayface.work import check_params
@@ -47,13 +49,16 @@ def apply_steps(
     pipeline.max_output_megapixels = megapixels
     if source.is_file():
         return {"photos": [_apply_one(pipeline, steps, source, target, params)]}
-    found = (p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
+    known = (*SUFFIXES, *AS_PNG, *UNREAD)
+    found = (p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in known)
     photos = sorted(p for p in found if target.resolve() not in p.resolve().parents)
     if not photos:
-        raise RayfaceError(f"{source} holds no photos ({', '.join(SUFFIXES)})")
-    reports = []
+        raise RayfaceError(f"{source} holds no photos ({', '.join((*SUFFIXES, *AS_PNG))})")
+    reports: list[dict[str, Any]] = []
     for photo in photos:
         result = target / photo.relative_to(source)
+        if photo.suffix.lower() in AS_PNG:
+            result = result.with_name(f"{result.name}.png")  # a.tif and a.png may lie side by side
         try:
             reports.append(_apply_one(pipeline, steps, photo, result, params))
         except (RayfaceError, OSError) as error:

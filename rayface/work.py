@@ -90,7 +90,10 @@ def check_params(params: Mapping[str, Any]) -> Params:
     for key, kind, what in (("strength", float, "a number from 0 to 1"), ("scale", int, "a whole number")):
         if key in values:
             try:
-                values[key] = kind(values[key])
+                number = float(values[key])
+                if isinstance(values[key], bool) or (kind is int and not number.is_integer()):
+                    raise ValueError
+                values[key] = kind(number)
             except (TypeError, ValueError):
                 raise RayfaceError(f"{key} is {values[key]!r}; give {what}.") from None
     if "boxes" in values:

@@ -76,6 +76,12 @@ def test_bad_options_in_this_process(arguments: tuple[str, ...], message: str, d
     assert message in str(result.exception)
 
 
+def write_tiff(path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(scene(0).permute(1, 2, 0).numpy()).save(path)
+
+
 def test_apply_a_photo_and_a_folder(store: ModelStore, tmp_path: Path) -> None:
     from rayface.apply import apply_steps
 
@@ -83,10 +89,14 @@ def test_apply_a_photo_and_a_folder(store: ModelStore, tmp_path: Path) -> None:
     photos.mkdir()
     (photos / "a.png").write_bytes(encode(scene(0), "png"))
     (photos / "broken.jpg").write_bytes(b"not a picture")
+    (photos / "c.heic").write_bytes(b"not read")
+    write_tiff(photos / "d.tif")
     report = apply_steps(["enhance"], photos, tmp_path / "out", store, ["strength=1"])
-    first, second = report["photos"]
+    first, second, third, fourth = report["photos"]
     assert first["changed"] >= 1
     assert "error" in second
+    assert (third["photo"], "error" in third) == (str(photos / "c.heic"), True)
+    assert (fourth["result"], fourth["changed"]) == (str(tmp_path / "out" / "d.tif.png"), first["changed"])
     assert not (tmp_path / "out" / "broken.jpg").exists()
     result = decode((tmp_path / "out" / "a.png").read_bytes())
     assert result.shape == scene(0).shape

@@ -297,6 +297,8 @@ def test_parse_every_face(pipeline: Pipeline) -> None:
         (["enhance"], {"faces": "boxes", "boxes": "1,2,nan,4"}, "1,2,nan,4 has a value that is not a finite number"),
         (["upscale"], {"scale": "3"}, "scale is 3; give one of: 2, 4"),
         (["upscale"], {"scale": "twice"}, "scale is 'twice'"),
+        (["upscale"], {"scale": 2.9}, "scale is 2.9; give a whole number"),
+        (["enhance"], {"strength": True}, "strength is True; give a number"),
     ],
 )
 def test_wrong_requests_name_the_way_out(
