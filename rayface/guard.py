@@ -29,7 +29,9 @@ STAGE = "identify"  # what `models` calls the recogniser
 # recogniser than strangers, as it takes the blur for a trait; in a small view both lack the detail that one of them
 # lacks, and who it is can still be told.
 VIEW = 48
-HALVINGS = 4  # of the span in which the kept share of a change is sought: a multiple of 1/16
+# With less than half of a change, a stranger's face shows through the photo's own, and a restoration is but a veil.
+LEAST_KEPT = 0.5
+HALVINGS = 3  # of the span above it in which the kept share is sought: a multiple of 1/16
 
 
 def check_settings(action: str, threshold: float | None) -> None:
@@ -98,6 +100,7 @@ class Guard:
         self.recogniser = recogniser.to(device).to(memory_format=torch.channels_last)
         self.model, self.threshold, self.action = model, threshold, action
         self.device = torch.device(device)
+        self.view = VIEW
 
     @classmethod
     def load(
@@ -116,10 +119,10 @@ class Guard:
 
     @torch.inference_mode()
     def embed(self, crops: Tensor) -> Tensor:
-        """uint8 [N, 3, S, S] -> embeddings of their view at VIEW px, float [N, D] on the CPU."""
+        """uint8 [N, 3, S, S] -> embeddings of their view at `view` px a side, float [N, D] on the CPU."""
         parts = []
         for part in crops.split(faces_together(self)):  # the CPU's kernels give other last bits for other batches
-            small = interpolate(part.float(), (VIEW, VIEW), mode="bilinear", antialias=True).to(self.device)
+            small = interpolate(part.float(), (self.view, self.view), mode="bilinear", antialias=True).to(self.device)
             parts.append(self.recogniser(small / 127.5 - 1).float().cpu())
         return torch.cat(parts)
 
@@ -133,8 +136,9 @@ def blend(before: Tensor, after: Tensor, kept: Tensor) -> Tensor:
 def guard_faces(guard: Guard, works: Sequence[Work]) -> list[Work]:
     """Compare the changed faces of several photos with the photos' own, in common batches; returns new works.
 
-    A face that is less alike than the threshold gets back as much of itself as it needs ("blend"), or all of it
-    ("skip"). Works with `keep_identity` false, in which a step changed who is seen on purpose, are only measured.
+    A face that is less alike than the threshold gets back as much of itself as it needs ("blend"), or, where that is
+    more than half, all of it, as with "skip". Works with `keep_identity` false, in which a step changed who is seen on
+    purpose, are only measured.
     """
     started = time.perf_counter()
     faces = [(work, index) for work in works for index in np.flatnonzero(work.changed)]
@@ -148,7 +152,7 @@ def guard_faces(guard: Guard, works: Sequence[Work]) -> list[Work]:
         failed = torch.tensor(
             [work.keep_identity and alike < guard.threshold for (work, _), alike in zip(faces, similarity, strict=True)]
         )
-        shares[failed] = _kept(guard, known[failed], before[failed], after[failed])
+        shares[failed] = kept_shares(guard, known[failed], before[failed], after[failed])
         kept = shares.tolist()
         after[failed] = blend(before[failed], after[failed], shares[failed])
     results, first = [], 0
@@ -163,19 +167,29 @@ def guard_faces(guard: Guard, works: Sequence[Work]) -> list[Work]:
     return results
 
 
-def _kept(guard: Guard, known: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """The share of each change that still passes, float [N], by bisection: 0 where even a sixteenth fails.
+def kept_shares(guard: Guard, known: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """The share of each change that still passes, float [N], by bisection: 0 where LEAST_KEPT fails.
 
     `known`: embeddings [N, D] of `before`; the full change fails. Every share but 0 was itself seen to pass.
     """
-    passes, fails = torch.zeros(len(before)), torch.ones(len(before))
+    kept = torch.zeros(len(before))
     if guard.action == "skip" or not len(before):
-        return passes
-    for _ in range(HALVINGS):
-        middle = (passes + fails) / 2
-        alike = cosine_similarity(known, guard.embed(blend(before, after, middle))) >= guard.threshold
-        passes, fails = torch.where(alike, middle, passes), torch.where(alike, fails, middle)
-    return passes
+        return kept
+
+    def passing(faces: Tensor, shares: Tensor) -> Tensor:
+        blended = blend(before[faces], after[faces], shares)
+        return cosine_similarity(known[faces], guard.embed(blended)) >= guard.threshold
+
+    everyone = torch.arange(len(before))
+    faces = everyone[passing(everyone, torch.full_like(kept, LEAST_KEPT))]
+    if len(faces):
+        low, high = torch.full((len(faces),), LEAST_KEPT), torch.ones(len(faces))
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            alike = passing(faces, middle)
+            low, high = torch.where(alike, middle, low), torch.where(alike, high, middle)
+        kept[faces] = low
+    return kept
 
 
 def _with_guard(

@@ -99,15 +99,16 @@ def test_what_keeps_the_person_is_let_through_and_measured(pipeline: Pipeline, g
     assert (unseen.similarity, unseen.kept) == (None, 1)
 
 
-def test_a_stranger_is_blended_back_as_far_as_it_must(pipeline: Pipeline, guard: Guard) -> None:
+def test_half_a_stranger_is_blended_back_as_far_as_it_must(pipeline: Pipeline, guard: Guard) -> None:
     (work,) = works_of(pipeline, [0])
-    stranger = pipeline.steps["stranger"].face.numpy()[None]
-    (guarded,) = guard_faces(guard, [changed(work, stranger)])
+    stranger = pipeline.steps["stranger"].face.float().numpy()[None]
+    half = np.rint((stranger + work.before) / 2).astype(np.uint8)
+    (guarded,) = guard_faces(guard, [changed(work, half)])
     (face,) = guarded.faces
     assert face.similarity is not None
     assert face.similarity < guard.threshold
-    assert 0 < face.kept < 1
-    before, after = torch.from_numpy(work.before.copy()), torch.from_numpy(stranger.copy())
+    assert 0.5 <= face.kept < 1
+    before, after = torch.from_numpy(work.before.copy()), torch.from_numpy(half.copy())
     kept = torch.tensor([face.kept])
     assert np.array_equal(guarded.crops, blend(before, after, kept).numpy())
     assert guarded.changed.tolist() == [True]
@@ -118,20 +119,17 @@ def test_a_stranger_is_blended_back_as_far_as_it_must(pipeline: Pipeline, guard:
 
     assert passes(face.kept)
     assert not passes(face.kept + 1 / 16), "more could have been kept"
-    report = pipeline.process(scene(0), ["stranger"]).report
+    report = pipeline.process(scene(0), ["stranger"], {"strength": 0.5}).report
     assert (report.changed, report.faces[0].kept, report.faces[0].steps) == (1, face.kept, ["stranger"])
     assert report.notes == [
         "Identity: of 1 face only a part of the change was kept; with all of it the recogniser no longer saw the same "
         f"person (similarity below {guard.threshold:g})."
     ]
-    half = pipeline.process(scene(0), ["stranger"], {"strength": 0.5}).report.faces[0]
-    assert half.kept == pytest.approx(2 * face.kept, abs=1 / 8), "less was asked for, so more of it is kept"
 
 
-def test_a_face_of_which_nothing_passes_is_left_as_it_was(pipeline: Pipeline, guard: Guard) -> None:
+def test_a_stranger_of_whom_not_half_passes_is_left_out(pipeline: Pipeline, guard: Guard) -> None:
     skipping = Guard.load(RELEASE, "recognition", "skip")
-    strict = Guard(guard.recogniser, guard.model, 1.0)  # even a sixteenth of the change is less alike than that
-    for one in (skipping, strict):
+    for one in (skipping, guard):
         made = Pipeline(pipeline.detector, pipeline.steps, pipeline.parser, guard=one)
         result = made.process(scene(0), ["stranger"])
         assert torch.equal(result.photo, scene(0))
@@ -163,7 +161,7 @@ def test_common_batches_give_what_each_photo_alone_gives(pipeline: Pipeline, gua
     none = works_of(pipeline, [0])[0]
     none = dataclasses.replace(none, before=none.before[:0], crops=none.crops[:0], faces=[], changed=np.zeros(0, bool))
     works = [
-        changed(first, stranger.copy()),
+        changed(first, np.rint((stranger.astype(np.float32) + first.before) / 2).astype(np.uint8)),
         none,
         second,
         changed(third, np.minimum(third.crops, 235) + np.uint8(20), keep_identity=False),
@@ -178,7 +176,7 @@ def test_common_batches_give_what_each_photo_alone_gives(pipeline: Pipeline, gua
         assert np.array_equal(work.crops, crops)
         assert result.models["identify"] == guard.model
     assert [face.similarity for face in together[2].faces] == [None] * len(second.faces)
-    assert together[3].faces[0].kept == 1
+    assert (together[0].faces[0].kept, together[3].faces[0].kept) == (pytest.approx(0.75, abs=0.2), 1)
 
 
 def test_photos_without_a_changed_face_cost_nothing(pipeline: Pipeline, guard: Guard) -> None:
