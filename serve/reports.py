@@ -63,8 +63,18 @@ class Reports:
         return self._jobs.cancel(owner, identifier)
 
     async def _run(self, request: JobRequest, photo: bytes) -> tuple[bytes, Json]:
+        from ray.exceptions import RayActorError, RayTaskError
+
+        try:
+            try:
+                return await self._ask_ingress(request, photo)
+            except RayActorError:  # a replica was lost with the photo: the job was accepted, so once more
+                return await self._ask_ingress(request, photo)
+        except RayTaskError as error:
+            raise problems.cause(error) or error from error
+
+    async def _ask_ingress(self, request: JobRequest, photo: bytes) -> tuple[bytes, Json]:
         from ray import serve
-        from ray.exceptions import RayTaskError
 
         ingress = serve.get_deployment_handle("ingress", serve.get_replica_context().app_name)
         response = ingress.process_job.remote(request, photo)
@@ -73,5 +83,3 @@ class Reports:
         except asyncio.CancelledError:
             response.cancel()  # and with it what the ingress has begun
             raise
-        except RayTaskError as error:
-            raise problems.cause(error) or error from error

@@ -39,7 +39,11 @@ Scale = Annotated[Literal["2", "4"], Query(description="how many times larger `u
 Format = Annotated[Literal["jpeg", "png", "webp"] | None, Query(description="overrides Accept")]
 Quality = Annotated[int, Query(ge=1, le=100, description="of JPEG and WebP")]
 Prefer = Annotated[
-    str | None, Header(description="`respond-async` (RFC 7240): the work becomes a job, and the answer is 202")
+    str | None,
+    Header(
+        description="`respond-async` (RFC 7240): the work becomes a job, and the answer is 202",
+        examples=["respond-async"],
+    ),
 ]
 
 

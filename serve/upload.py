@@ -1,9 +1,10 @@
 """The photos of a request: its body, or the fields `image` of a form. Held in memory only."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 
 from fastapi import Request
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -103,21 +104,12 @@ async def _form_photos(request: Request, limits: Limits, max_photos: int, cover:
         form = await InMemoryForm(request.headers, body, limits.max_bytes, max_photos).parse()
     except MultiPartException as error:
         raise RayfaceError(f"The form cannot be read: {error.message}", kind="bad-form") from error
-    fields = form.getlist("image")
-    if not fields:
+    photos = [await field.read() for field in form.getlist("image") if isinstance(field, UploadFile)]
+    if not photos:
         names = ", ".join(sorted(form.keys())) or "none"
         raise RayfaceError(
             f"The form has no field named image (it has: {names}); send the photo as image.", kind="bad-form"
         )
-    return await _contents(fields)
-
-
-async def _contents(fields: Sequence[UploadFile | str]) -> list[bytes]:
-    photos = []
-    for field in fields:
-        if not isinstance(field, UploadFile):
-            raise RayfaceError("The form's image is text; send it as a file (with a filename).", kind="bad-form")
-        photos.append(await field.read())
     return photos
 
 
@@ -136,6 +128,14 @@ class InMemoryForm(MultiPartParser):
     def on_part_begin(self) -> None:
         super().on_part_begin()
         self._room = self._kept
+
+    def on_headers_finished(self) -> None:
+        part = self._current_part
+        disposition, options = parse_options_header(part.content_disposition)
+        if options.get(b"name") == b"image" and b"filename" not in options:
+            # Only what has a filename is a file to the parser, and no text: the names of photos may be left out.
+            part.content_disposition = disposition + b'; name="image"; filename="image"'
+        super().on_headers_finished()
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._current_part.file is not None:

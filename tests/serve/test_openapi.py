@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rayface.imaging.codec import encode
 from rayface.store import ModelStore
+from serve.answers import Json
 from serve.openapi import REASONS
 from serve.routes import create_app
 from serve.settings import Settings
@@ -44,6 +45,8 @@ def described() -> Any:
     # That a photo is broken or too large no schema can say: valid by it, it may be refused.
     refusals = [str(status) for status in REASONS if status not in (401, 408, 500, 504)]
     schema.config.checks.positive_data_acceptance.expected_statuses = ["2xx", *refusals]
+    # What is wrong with the photo of a job is told by the job.
+    schema.config.checks.negative_data_rejection.expected_statuses = ["202", "4xx"]
     return schema
 
 
@@ -55,7 +58,48 @@ def address(tiny_store: ModelStore) -> Iterator[str]:
         yield address
 
 
-@described().parametrize()
+API = described()
+SEEN: dict[str, set[int]] = {}  # of each operation
+
+
+@API.parametrize()
 @hypothesis.settings(max_examples=10)
 def test_answers_are_as_documented(case: Any, address: str) -> None:
-    case.call_and_validate(base_url=address, timeout=20)
+    answer = case.call_and_validate(base_url=address, timeout=20)
+    SEEN.setdefault(case.operation.label, set()).add(answer.status_code)
+
+
+def test_what_was_asked_reached_the_networks() -> None:
+    """After the test above: its photos were not all refused, and not all accepted."""
+    for path in ("/v1/process", "/v1/enhance"):
+        assert SEEN[f"POST {path}"] >= {200, 202, 422}, SEEN
+    for path in ("/v1/enhance", "/v1/detect", "/v1/parse"):
+        assert SEEN[f"POST {path}"] >= {200}, SEEN
+        assert SEEN[f"POST {path}"] & {400, 415}, SEEN
+    assert SEEN["GET /v1/jobs/{identifier}"] >= {404, 422}, SEEN
+
+
+def test_jobs_and_reports_are_as_documented(address: str) -> None:
+    """Ids that exist are nothing that a generator finds."""
+
+    def ask(method: str, path: str, **given: Any) -> Any:
+        case = API[path][method].Case(**given)
+        return case.call_and_validate(base_url=address, timeout=20)
+
+    photo = encode(scene(0), "png")
+    body: Json = {"body": photo, "media_type": "image/png"}
+    taken = ask("POST", "/v1/enhance", headers={"Prefer": "respond-async"}, **body)
+    assert taken.status_code == 202
+    job: Json = {"path_parameters": {"identifier": taken.json()["id"]}}
+    while ask("GET", "/v1/jobs/{identifier}", **job).json()["finished"] is None:
+        assert ask("GET", "/v1/jobs/{identifier}/result", **job).status_code in (200, 409)
+    assert ask("GET", "/v1/jobs/{identifier}/result", **job).status_code == 200
+    assert ask("DELETE", "/v1/jobs/{identifier}", **job).status_code == 204
+    for several in (photo, [photo, b"nonsense"]):
+        form: Json = {"body": {"image": several}, "media_type": "multipart/form-data"}
+        done = ask("POST", "/v1/enhance", **form)
+        assert done.status_code == 200
+        report = ask("GET", "/v1/reports/{identifier}", path_parameters={"identifier": done.headers["x-request-id"][0]})
+        assert report.status_code == 200
+        assert ("photos" in report.json()) == (several is not photo)
+        assert ask("POST", "/v1/parse", **form).status_code == 200
