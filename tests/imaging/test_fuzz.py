@@ -67,5 +67,6 @@ def test_broken_pictures() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_very_many_broken_pictures() -> None:
     many_broken_pictures(int(os.environ.get("RAYFACE_FUZZ", "5000")))
