@@ -2,7 +2,7 @@
 
 Between the steps and the parser a recogniser compares every changed face with the photo's own. Where the two are less
 alike than a threshold, only as much of the change is kept as passes, or none. The figures behind the choices here are
-in docs/benchmarks.md, made by benchmarks/identity_guard.py.
+in docs/identity-guard.md, made by benchmarks/identity_guard.py.
 """
 
 import dataclasses
