@@ -114,6 +114,17 @@ def test_a_photo_without_faces_comes_back_unchanged(pipeline: Pipeline) -> None:
     assert result.report.notes == ["No face was found; the photo is unchanged."]
 
 
+@pytest.mark.parametrize("size", [(1, 1), (37, 53), (150, 90)])
+@pytest.mark.parametrize("faces", ["all", "largest", "boxes"])
+def test_without_faces_every_pixel_of_any_photo_stays(pipeline: Pipeline, size: tuple[int, int], faces: str) -> None:
+    photo = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    boxes = {"boxes": "0,0,90,90"} if faces == "boxes" else {}
+    result = pipeline.process(photo, ["enhance", "brighten"], {"faces": faces, **boxes})
+    assert torch.equal(result.photo, photo)
+    assert (result.report.faces, result.report.changed) == ([], 0)
+    assert result.report.notes[-1] == "No face was found; the photo is unchanged."
+
+
 def test_a_sharpening_step_that_blurs_is_left_out_and_reported(pipeline: Pipeline) -> None:
     photo = scene(0)
     result = pipeline.process(photo, ["sharpen"])
