@@ -1,0 +1,35 @@
+"""What a deployment adds to the function it is built around, called without Ray."""
+
+import asyncio
+
+import numpy as np
+import torch
+
+from rayface.imaging.codec import decode
+from rayface.work import FaceReport, Photo, Work
+from serve.deployments import Fusion
+from serve.settings import Settings, Stage
+from tests.scenes import scene
+
+
+def work_of(changed: bool) -> Work:
+    """A face of which nothing is pasted, as its mask is background."""
+    crops = np.zeros((1, 3, 64, 64), np.uint8)
+    face = FaceReport([0, 0, 64, 64], [], 1.0, 64.0, similarity=0.99 if changed else None)
+    matrices, masks = np.eye(2, 3, dtype=np.float32)[None], np.zeros((1, 64, 64), np.uint8)
+    return Work(320, 240, crops, crops, matrices, [face], [], np.array([changed]), masks=masks)
+
+
+def test_the_report_says_why_identity_was_not_checked() -> None:
+    why = "Identity was not checked: there is no recognition model."
+
+    async def fuse(changed: bool) -> tuple[bytes, dict[str, object]]:
+        fusion = Fusion(Settings(fusion=Stage(threads=1)), why)
+        return await fusion(Photo.of(scene(0)), work_of(changed), ["enhance"], "png", 90)
+
+    image, report = asyncio.run(fuse(changed=True))
+    assert torch.equal(decode(image), scene(0))
+    assert report["notes"] == [why]
+    assert report["faces"][0]["similarity"] == 0.99  # type: ignore[index]
+    _, report = asyncio.run(fuse(changed=False))
+    assert report["notes"] == ["No face was changed; the photo is unchanged."], "nothing was there to be checked"
