@@ -57,9 +57,6 @@ def choose_models(store: "ModelStore", steps: Sequence[str], models: Mapping[str
     Raises RayfaceError: an unknown step, a stage that is not in use, a model that the store does not hold, whose terms
     it refuses, or that offers another step.
     """
-    from rayface.configuration import from_dict
-    from rayface.systems.base import get_system
-
     defaults = default_models(steps)
     in_use = [*defaults, GUARD] if face_steps(defaults) else list(defaults)
     for stage in models:
@@ -67,13 +64,22 @@ def choose_models(store: "ModelStore", steps: Sequence[str], models: Mapping[str
             raise RayfaceError(f"models: {stage!r} is not in use; in use are {', '.join(in_use)}.")
     refs = {stage: models.get(stage, ref) for stage, ref in defaults.items()}
     for stage, ref in refs.items():
-        info = store.usable(ref)
-        system = get_system(info["system"])
-        offered = system.step_of(from_dict(system.config_class, info["config"], ref))
-        if offered != stage:
-            offer = f"offers the step {offered!r}" if offered else "offers no step"
-            raise RayfaceError(f"{ref} cannot be the model of {stage!r}: it {offer}.")
+        check_model(store, stage, ref)
     return refs
+
+
+def check_model(store: "ModelStore", stage: str, ref: str) -> dict[str, Any]:
+    """What the store knows of `ref`. Raises RayfaceError where it cannot be the model of that stage."""
+    from rayface.configuration import from_dict
+    from rayface.systems.base import get_system
+
+    info = store.usable(ref)
+    system = get_system(info["system"])
+    offered = system.step_of(from_dict(system.config_class, info["config"], ref))
+    if offered != stage:
+        offer = f"offers the step {offered!r}" if offered else "offers no step"
+        raise RayfaceError(f"{ref} cannot be the model of {stage!r}: it {offer}.")
+    return info
 
 
 def load_step(store: "ModelStore", ref: str, device: str | torch.device = "cpu") -> Any:

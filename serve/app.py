@@ -13,13 +13,13 @@ from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
-from rayface.errors import RayfaceError
 from rayface.guard import STAGE as GUARD
 from rayface.guard import choose_guard
 from rayface.terms import commercial_only
 from serve.deployments import FaceDetector, FaceGuard, FaceParser, Fusion, PhotoStepRunner, StepRunner
 from serve.ingress import Ingress
 from serve.keys import keys_from_environment
+from serve.models import join_shares, parse_shares, pinned
 from serve.reports import Reports
 from serve.settings import Settings, Stage, settings_from
 
@@ -45,16 +45,15 @@ def compose(settings: Settings) -> Application:
     keys = {**settings.api_keys, **keys_from_environment()}
     settings = dataclasses.replace(settings, store=_absolute(settings.store), commercial_only=only, api_keys=keys)
     refs = resolve_models(settings)
-    steps = {name: _step(name, settings).bind(settings, refs[name]) for name in settings.steps}
+    steps = {name: _step(name, settings, refs[name]).bind(settings, name) for name in settings.steps}
     detector = parser = guard = None  # steps on whole photos need none of them
     if "detect" in refs:
         side = _crop_side(settings, refs)
-        detector = _deploy(FaceDetector, "detector", settings, settings.detector).bind(settings, refs["detect"], side)
-        parser = _deploy(FaceParser, "parser", settings, settings.parser).bind(settings, refs["parse"])
+        detector = _deploy(FaceDetector, "detector", settings, settings.detector, refs["detect"]).bind(settings, side)
+        parser = _deploy(FaceParser, "parser", settings, settings.parser, refs["parse"]).bind(settings)
     recogniser, unguarded = resolve_guard(settings)
     if recogniser:
-        refs[GUARD] = recogniser
-        guard = _deploy(FaceGuard, "guard", settings, settings.guard).bind(settings, recogniser)
+        guard = _deploy(FaceGuard, "guard", settings, settings.guard, recogniser).bind(settings)
     fusion = _deploy(Fusion, "fusion", settings, settings.fusion).bind(settings, unguarded)
     in_memory = serve.deployment(
         name="reports",
@@ -67,30 +66,25 @@ def compose(settings: Settings) -> Application:
     ingress = ingress.options(
         max_ongoing_requests=settings.max_in_flight + IDLE_ROUTES, max_queued_requests=HELD_BY_PROXY
     )
-    return ingress.bind(settings, refs, detector, steps, parser, fusion, reports, guard)
+    return ingress.bind(settings, detector, steps, parser, fusion, reports, guard)
 
 
 def resolve_models(settings: Settings) -> dict[str, str]:
-    """`{step, "detect" or "parse": name@version}` of what the steps need.
+    """`{step, "detect" or "parse": name@version}` of what the steps need; several with shares, see `parse_shares`.
 
     One version for all replicas, whatever is promoted meanwhile.
     """
     from rayface.pipeline import choose_models
     from rayface.store import open_store
 
+    named = {use: parse_shares(text) for use, text in settings.models.items()}
+    first = {use: next(iter(shares)) for use, shares in named.items()}
     store = open_store(settings.store, settings.commercial_only)
-    refs = {}
-    for use, ref in choose_models(store, settings.steps, settings.models).items():
-        info = store.info(ref)
-        licence = info.get("licence", "unstated")
-        if settings.allowed_licences and licence not in settings.allowed_licences:
-            allowed = ", ".join(settings.allowed_licences)
-            raise RayfaceError(
-                f"{info['name']}@{info['version']} has licence {licence!r}; settings.allowed_licences allows "
-                f"{allowed}. Train a model on data of your own, or allow it."
-            )
-        refs[use] = _pinned(ref, info)
-    return refs
+    wanted = {use: named.get(use, {ref: 1.0}) for use, ref in choose_models(store, settings.steps, first).items()}
+    return {
+        use: join_shares({pinned(settings, use, ref): share for ref, share in shares.items()})
+        for use, shares in wanted.items()
+    }
 
 
 def resolve_guard(settings: Settings) -> tuple[str, str]:
@@ -103,12 +97,7 @@ def resolve_guard(settings: Settings) -> tuple[str, str]:
     store = open_store(settings.store, settings.commercial_only)
     action, threshold = settings.identity_guard, settings.similarity_threshold
     ref, unguarded = choose_guard(store, settings.models, action, threshold, settings.allowed_licences)
-    return (_pinned(ref, store.info(ref)) if ref else ""), unguarded
-
-
-def _pinned(ref: str, info: Mapping[str, Any]) -> str:
-    """`name@version`; a folder stays a folder, as its name@version need not be in this store."""
-    return ref if "/" in ref and "@" not in ref else f"{info['name']}@{info['version']}"
+    return (pinned(settings, GUARD, ref) if ref else ""), unguarded
 
 
 def _crop_side(settings: Settings, refs: Mapping[str, str]) -> int:
@@ -118,7 +107,8 @@ def _crop_side(settings: Settings, refs: Mapping[str, str]) -> int:
     from rayface.store import open_store
 
     store = open_store(settings.store)
-    return crop_size(store.info(refs[name])["config"]["size"] for name in face_steps(settings.steps))
+    named = [ref for name in face_steps(settings.steps) for ref in parse_shares(refs[name])]
+    return crop_size(store.info(ref)["config"]["size"] for ref in named)
 
 
 def _absolute(uri: str | None) -> str:
@@ -129,21 +119,23 @@ def _absolute(uri: str | None) -> str:
     return absolute(open_store(uri).uri)
 
 
-def _step(name: str, settings: Settings) -> Deployment:
+def _step(name: str, settings: Settings, model: str) -> Deployment:
     from rayface.pipeline import photo_steps
 
     title = {"enhance": "enhancer", "upscale": "upscaler"}.get(name, name)
     if name in photo_steps():
-        return _deploy(PhotoStepRunner, title, settings, settings.photo_step)
-    return _deploy(StepRunner, title, settings, settings.step)
+        return _deploy(PhotoStepRunner, title, settings, settings.photo_step, model)
+    return _deploy(StepRunner, title, settings, settings.step, model)
 
 
 def _logging() -> LoggingConfig:
     return LoggingConfig(enable_access_log=False, log_level="WARNING")
 
 
-def _deploy(cls: Any, name: str, settings: Settings, stage: Stage) -> Deployment:
+def _deploy(cls: Any, name: str, settings: Settings, stage: Stage, model: str = "") -> Deployment:
     options: dict[str, Any] = {
+        "user_config": {"model": model} if model else None,
+        "max_surge_percent": stage.surge_percent,
         "ray_actor_options": {"num_cpus": stage.num_cpus, "num_gpus": stage.num_gpus},
         # Two batches: one in the network, one that collects.
         "max_ongoing_requests": max(2 * stage.max_batch, 4),

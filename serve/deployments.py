@@ -6,11 +6,13 @@ requests that wait (`Batcher`).
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rayface.guard import STAGE as GUARD
 from rayface.work import Params, Photo, Work
 from serve.batching import Batcher
+from serve.models import Models, photo_key, pinned, work_key
 from serve.settings import Settings, Stage, torch_threads
 
 
@@ -40,16 +42,41 @@ class BatchedStage:
         return dict(self.batcher.counts)
 
 
-class FaceDetector(BatchedStage):
-    """Photos -> works with aligned crops of `side` px."""
+class ModelStage(BatchedStage):
+    """A stage with models of the store, which `user_config: {model: ...}` names (`models.parse_shares`).
 
-    def __init__(self, settings: Settings, ref: str, side: int) -> None:
+    Serve calls `reconfigure` before the first request, and again when a deployment's `user_config` is deployed anew:
+    the replica stays, and serves the old models until the new ones are loaded.
+    """
+
+    def __init__(self, settings: Settings, stage: Stage, use: str) -> None:
+        super().__init__(stage)
+        self.settings, self.stage, self.use = settings, stage, use
+        self.models = Models(self._load)
+
+    async def reconfigure(self, config: Mapping[str, Any]) -> None:
+        await self.models.change(str(config.get("model", "")))
+
+    async def serving(self) -> dict[str, str]:
+        """What this replica serves, and what it was asked to serve but could not."""
+        return {"model": self.models.text, "refused": self.models.refused}
+
+    def _load(self, ref: str) -> Any:
+        return self.load(pinned(self.settings, self.use, ref))
+
+    def load(self, ref: str) -> Any:
         from rayface.pipeline import load_step
         from rayface.store import open_store
 
-        super().__init__(settings.detector)
-        self._detector = load_step(open_store(settings.store, settings.commercial_only), ref, settings.detector.device)
-        self._max_faces, self._side = settings.max_faces, side
+        return load_step(open_store(self.settings.store, self.settings.commercial_only), ref, self.stage.device)
+
+
+class FaceDetector(ModelStage):
+    """Photos -> works with aligned crops of `side` px."""
+
+    def __init__(self, settings: Settings, side: int) -> None:
+        super().__init__(settings, settings.detector, "detect")
+        self._side = side
 
     async def __call__(self, photo: Photo, params: Params) -> Work:
         return await self.batcher((photo, params))
@@ -57,19 +84,18 @@ class FaceDetector(BatchedStage):
     def run(self, items: list[tuple[Photo, Params]]) -> Sequence[Work]:
         from rayface.stages import detect_faces
 
-        photos = [photo for photo, _ in items]
-        return detect_faces(self._detector, photos, [params for _, params in items], self._max_faces, self._side)
+        def detect(detector: Any, items: list[tuple[Photo, Params]]) -> Sequence[Work]:
+            photos, params = zip(*items, strict=True)
+            return detect_faces(detector, photos, params, self.settings.max_faces, self._side)
+
+        return self.models.run(items, lambda item: photo_key(item[0]), detect)
 
 
-class StepRunner(BatchedStage):
-    """One step of the chain, with its model `ref`."""
+class StepRunner(ModelStage):
+    """The step `name` of the chain."""
 
-    def __init__(self, settings: Settings, ref: str) -> None:
-        from rayface.pipeline import load_step
-        from rayface.store import open_store
-
-        super().__init__(settings.step)
-        self._step = load_step(open_store(settings.store, settings.commercial_only), ref, settings.step.device)
+    def __init__(self, settings: Settings, name: str) -> None:
+        super().__init__(settings, settings.step, name)
 
     async def __call__(self, work: Work, params: Params) -> Work:
         return await self.batcher((work, params))
@@ -77,20 +103,18 @@ class StepRunner(BatchedStage):
     def run(self, items: list[tuple[Work, Params]]) -> Sequence[Work]:
         from rayface.stages import run_step
 
-        return run_step(self._step, [work for work, _ in items], [params for _, params in items])
+        def change(step: Any, items: list[tuple[Work, Params]]) -> Sequence[Work]:
+            works, params = zip(*items, strict=True)
+            return run_step(step, works, params)
+
+        return self.models.run(items, lambda item: work_key(item[0]), change)
 
 
-class PhotoStepRunner(BatchedStage):
-    """One step on whole photos (super-resolution), with its model `ref`: one photo at a time, tile by tile."""
+class PhotoStepRunner(ModelStage):
+    """The step `name` on whole photos (super-resolution): one photo at a time, tile by tile."""
 
-    def __init__(self, settings: Settings, ref: str) -> None:
-        from rayface.pipeline import load_step
-        from rayface.store import open_store
-
-        super().__init__(settings.photo_step)
-        store = open_store(settings.store, settings.commercial_only)
-        self._step = load_step(store, ref, settings.photo_step.device)
-        self._max_megapixels = settings.max_output_megapixels
+    def __init__(self, settings: Settings, name: str) -> None:
+        super().__init__(settings, settings.photo_step, name)
 
     async def __call__(self, photo: Photo, params: Params) -> Photo:
         return await self.batcher((photo, params))
@@ -98,20 +122,25 @@ class PhotoStepRunner(BatchedStage):
     def run(self, items: list[tuple[Photo, Params]]) -> Sequence[Photo]:
         from rayface.stages import enlarge
 
-        return [enlarge(self._step, photo, params, self._max_megapixels) for photo, params in items]
+        def change(step: Any, items: list[tuple[Photo, Params]]) -> Sequence[Photo]:
+            return [enlarge(step, photo, params, self.settings.max_output_megapixels) for photo, params in items]
+
+        return self.models.run(items, lambda item: photo_key(item[0]), change)
 
 
-class FaceGuard(BatchedStage):
-    """Works -> works in which no changed face shows somebody else, by the recogniser `ref`."""
+class FaceGuard(ModelStage):
+    """Works -> works in which no changed face shows somebody else."""
 
-    def __init__(self, settings: Settings, ref: str) -> None:
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, settings.guard, GUARD)
+
+    def load(self, ref: str) -> Any:
         from rayface.guard import Guard
         from rayface.store import open_store
 
-        super().__init__(settings.guard)
+        settings = self.settings
         store = open_store(settings.store, settings.commercial_only)
-        action, threshold = settings.identity_guard, settings.similarity_threshold
-        self._guard = Guard.load(store, ref, action, threshold, settings.guard.device)
+        return Guard.load(store, ref, settings.identity_guard, settings.similarity_threshold, self.stage.device)
 
     async def __call__(self, work: Work) -> Work:
         return await self.batcher(work)
@@ -119,18 +148,14 @@ class FaceGuard(BatchedStage):
     def run(self, items: list[Work]) -> Sequence[Work]:
         from rayface.guard import guard_faces
 
-        return guard_faces(self._guard, items)
+        return self.models.run(items, work_key, guard_faces)
 
 
-class FaceParser(BatchedStage):
+class FaceParser(ModelStage):
     """Works -> works with masks, of the changed faces or of every face."""
 
-    def __init__(self, settings: Settings, ref: str) -> None:
-        from rayface.pipeline import load_step
-        from rayface.store import open_store
-
-        super().__init__(settings.parser)
-        self._parser = load_step(open_store(settings.store, settings.commercial_only), ref, settings.parser.device)
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, settings.parser, "parse")
 
     async def __call__(self, work: Work, every_face: bool = False) -> Work:
         return await self.batcher((work, every_face))
@@ -138,7 +163,11 @@ class FaceParser(BatchedStage):
     def run(self, items: list[tuple[Work, bool]]) -> Sequence[Work]:
         from rayface.stages import parse_faces
 
-        return parse_faces(self._parser, [work for work, _ in items], [every for _, every in items])
+        def parse(parser: Any, items: list[tuple[Work, bool]]) -> Sequence[Work]:
+            works, every = zip(*items, strict=True)
+            return parse_faces(parser, works, every)
+
+        return self.models.run(items, lambda item: work_key(item[0]), parse)
 
 
 class Fusion(BatchedStage):

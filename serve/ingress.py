@@ -3,7 +3,8 @@
 import asyncio
 import base64
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,19 @@ from fastapi import FastAPI
 from ray import serve
 
 from rayface.errors import RayfaceError
+from rayface.guard import STAGE as GUARD
 from rayface.pipeline import face_steps, photo_steps
 from rayface.work import Params, Photo, Work
 from serve import problems
 from serve.answers import Json
 from serve.jobs import JobRequest, JobResult
+from serve.models import parse_shares
 from serve.routes import create_app
 from serve.settings import Settings
 from serve.upload import check_photo
+
+TRIES_AGAIN = 3  # of a request whose replica died
+SECONDS_BETWEEN = 0.25
 
 
 class Ingress:
@@ -27,7 +33,6 @@ class Ingress:
     def __init__(
         self,
         settings: Settings,
-        refs: Mapping[str, str],
         detector: Any,
         steps: Mapping[str, Any],
         parser: Any,
@@ -35,10 +40,9 @@ class Ingress:
         reports: Any,
         guard: Any = None,
     ) -> None:
-        self.settings, self._refs = settings, dict(refs)
+        self.settings = settings
         self._detector, self._steps, self._parser = detector, dict(steps), parser
         self._fusion, self._reports, self._guard = fusion, reports, guard
-        self._models: list[Json] | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self)
@@ -55,7 +59,7 @@ class Ingress:
         started = time.perf_counter()
         photo = await asyncio.to_thread(self._decode, data)
         milliseconds = round(1000 * (time.perf_counter() - started), 2)
-        image, report = await self._result(self._chain(photo, steps, params, format, quality), timeout_s)
+        image, report = await self._result(lambda: self._chain(photo, steps, params, format, quality), timeout_s)
         report["timings_ms"] = {"decode": milliseconds, **report["timings_ms"]}
         return image, report
 
@@ -94,14 +98,18 @@ class Ingress:
     async def detect(self, data: bytes) -> Json:
         self._check_faces_served()
         photo = await asyncio.to_thread(self._decode, data)
-        work = await self._result([self._detector.remote(photo, Params())])
+        work = await self._result(lambda: [self._detector.remote(photo, Params())])
         return _faces(work)
 
     async def parse(self, data: bytes) -> Json:
         self._check_faces_served()
         photo = await asyncio.to_thread(self._decode, data)
-        detected = self._detector.remote(photo, Params())
-        work = await self._result([detected, self._parser.remote(detected, True)])
+
+        def chain() -> list[Any]:
+            detected = self._detector.remote(photo, Params())
+            return [detected, self._parser.remote(detected, True)]
+
+        work = await self._result(chain)
         return await asyncio.to_thread(_parsed, work)
 
     async def keep_report(self, identifier: str, report: Json) -> None:
@@ -111,7 +119,7 @@ class Ingress:
         return await self._reports.get.remote(identifier)
 
     async def submit(self, request: JobRequest) -> Json:
-        return await self._result([self._reports.submit.remote(request)])
+        return await self._result(lambda: [self._reports.submit.remote(request)], again=0)
 
     async def job(self, owner: str, identifier: str) -> Json | None:
         return await self._reports.job.remote(owner, identifier)
@@ -123,9 +131,14 @@ class Ingress:
         return await self._reports.cancel_job.remote(owner, identifier)
 
     async def models(self) -> list[Json]:
-        if self._models is None:
-            self._models = await asyncio.to_thread(model_list, self.settings, self._refs)
-        return self._models
+        """Of what the deployments serve now: it may be changed while they serve."""
+        stages = {"detect": self._detector, **self._steps, "parse": self._parser, GUARD: self._guard}
+        stages = {use: handle for use, handle in stages.items() if handle is not None}
+        calls = [partial(_only, handle.serving) for handle in stages.values()]
+        told = await asyncio.gather(*(self._result(call) for call in calls))
+        serving = dict(zip(stages, told, strict=True))
+        models = await asyncio.to_thread(model_list, self.settings, {use: at["model"] for use, at in serving.items()})
+        return [model | ({"refused": why} if (why := serving[model["use"]]["refused"]) else {}) for model in models]
 
     async def health(self) -> Json:
         application = serve.get_replica_context().app_name
@@ -143,17 +156,31 @@ class Ingress:
 
         return ray.put(Photo.of(decode(data, self.settings.limits)))
 
-    async def _result(self, chain: Sequence[Any], timeout_s: float | None = None) -> Any:
-        """The last response of a chain; what went wrong on the way as RayfaceError."""
-        from ray.exceptions import RayTaskError
+    async def _result(
+        self, chain: Callable[[], Sequence[Any]], timeout_s: float | None = None, again: int = TRIES_AGAIN
+    ) -> Any:
+        """The last response of the calls that `chain` makes; what went wrong on the way as RayfaceError.
+
+        Where a replica died under them, all are made again, `again` times at most: they leave nothing behind.
+        """
+        from ray.exceptions import RayActorError, RayTaskError
         from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
         timeout_s = timeout_s or self.settings.timeout_s
+        responses: Sequence[Any] = ()
         try:
             async with asyncio.timeout(timeout_s):
-                return await chain[-1]
+                while True:
+                    responses = chain()
+                    try:
+                        return await responses[-1]
+                    except (RayActorError, RayTaskError) as error:
+                        if not (problems.died(error) and again):
+                            raise
+                        again -= 1
+                        await asyncio.sleep(SECONDS_BETWEEN)  # until the router knows
         except TimeoutError:
-            for response in chain:
+            for response in responses:
                 response.cancel()
             raise RayfaceError(
                 f"The photo was not done after {timeout_s:g} s; send a smaller one, or try "
@@ -161,13 +188,20 @@ class Ingress:
                 status=504,
                 kind="timeout",
             ) from None
-        except (BackPressureError, DeploymentUnavailableError) as error:
+        except (BackPressureError, DeploymentUnavailableError, RayActorError) as error:
             raise problems.Overloaded(self.settings.retry_after_s) from error
         except RayTaskError as error:
+            if problems.died(error):
+                raise problems.Overloaded(self.settings.retry_after_s) from error
             cause = problems.cause(error)
             if cause is None:
                 raise
             raise cause from error
+
+
+def _only(method: Any) -> list[Any]:
+    """A chain of one call without arguments."""
+    return [method.remote()]
 
 
 def _faces(work: Work) -> Json:
@@ -193,13 +227,14 @@ def _parsed(work: Work) -> Json:
 
 
 def model_list(settings: Settings, refs: Mapping[str, str]) -> list[Json]:
-    """What /v1/models says of each model in use."""
+    """What /v1/models says of each model in use; `refs`: see `models.parse_shares`, whose shares it gives."""
     from rayface.store import open_store
 
     store = open_store(settings.store)
     keys = ("name", "version", "system", "licence", "terms", "commercial_use", "sha256", "dtype", "created", "metrics")
     models = []
-    for use, ref in refs.items():
-        info = store.info(ref)
-        models.append({"use": use, **{key: info[key] for key in keys if key in info}})
+    for use, text in refs.items():
+        for ref, share in parse_shares(text).items():
+            info = store.info(ref)
+            models.append({"use": use, "share": share, **{key: info[key] for key in keys if key in info}})
     return models

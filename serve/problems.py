@@ -36,6 +36,17 @@ def cause(error: BaseException | None) -> RayfaceError | None:
     return None
 
 
+def died(error: BaseException | None) -> bool:
+    """Whether a replica's end is at the bottom of Ray's wrapping: the same call may succeed on another one."""
+    from ray.exceptions import RayActorError
+
+    while error is not None:
+        if isinstance(error, RayActorError):
+            return True
+        error = getattr(error, "cause", None) or error.__cause__
+    return False
+
+
 def problem(status: int, kind: str, detail: str, request_id: str) -> dict[str, Any]:
     """The members of a problem document; `kind` is the last part of its type."""
     return {

@@ -27,6 +27,7 @@ class Stage:
     threads: int = 0  # torch threads of a replica; 0: as many as the machine has cores, at most 4
     max_batch: int = 8  # requests whose faces go through a network together
     batch_wait_s: float = 0.0  # how long a free replica waits for more; a busy one collects anyway
+    surge_percent: int = 100  # replicas started besides the old ones, which serve until then; needs room for them
 
     @property
     def device(self) -> str:
@@ -39,7 +40,7 @@ class Settings:
 
     store: str | None = None  # model store; the release weights are behind it
     steps: tuple[str, ...] = ("enhance", "upscale")
-    # step (or "detect", "parse", "identify") -> name or name@version
+    # step (or "detect", "parse", "identify") -> name, name@version, or "name@3=0.9, name@4=0.1": shares of the photos
     models: dict[str, str] = field(default_factory=dict)
     identity_guard: str = "blend"  # or "skip", "off": what becomes of a change that shows somebody else
     similarity_threshold: float | None = None  # cosine below which it does; none: the recogniser's own
@@ -106,6 +107,8 @@ def _check_stage(name: str, stage: Stage) -> None:
             f"settings.{name}: min_replicas is {stage.min_replicas}, max_replicas {stage.max_replicas}; they "
             "must be at least 1 and in this order."
         )
+    if not 0 <= stage.surge_percent <= 100:
+        raise RayfaceError(f"settings.{name}: surge_percent is {stage.surge_percent}; it must be from 0 to 100.")
     if stage.max_batch < 1 or stage.batch_wait_s < 0:
         raise RayfaceError(f"settings.{name}: max_batch must be at least 1 and batch_wait_s at least 0.")
 
@@ -118,7 +121,7 @@ def preset(name: str) -> Settings:
     if name == "laptop":
         return Settings()
     if name == "gpu":
-        network = Stage(max_replicas=8, num_cpus=1, num_gpus=0.25, max_batch=32, threads=1)
+        network = Stage(max_replicas=8, num_cpus=1, num_gpus=0.25, max_batch=32, threads=1, surge_percent=25)
         cpu = Stage(max_replicas=16, num_cpus=1, threads=1, max_batch=1)
         photo = dataclasses.replace(network, max_batch=1)
         return Settings(

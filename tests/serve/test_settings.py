@@ -11,6 +11,7 @@ import yaml
 
 from rayface.errors import RayfaceError
 from serve.__main__ import check_port, main, read_config
+from serve.models import parse_shares
 from serve.settings import Settings, Stage, preset, settings_from
 from tests.tiny_models import save_tiny_models
 
@@ -24,7 +25,7 @@ def test_settings_from_nothing_are_the_laptop_preset() -> None:
 def test_settings_keep_the_presets_other_values() -> None:
     settings = settings_from({"preset": "gpu", "steps": "enhance", "step": {"max_replicas": 3}, "timeout_s": 5})
     assert settings.step == Stage(
-        max_replicas=3, num_cpus=1, num_gpus=0.25, max_batch=32, threads=1
+        max_replicas=3, num_cpus=1, num_gpus=0.25, max_batch=32, threads=1, surge_percent=25
     )  # the rest is the preset's
     assert settings.step.device == "cuda"
     assert settings.fusion.device == "cpu"
@@ -52,17 +53,23 @@ def test_wrong_settings_are_named(args: dict[str, object], message: str) -> None
         settings_from(args)
 
 
-def test_config_yaml_is_valid_for_serve_and_gives_settings() -> None:
+@pytest.mark.parametrize("file", ["config.yaml", "config.gpu.yaml"])
+def test_the_config_files_are_valid_for_serve_and_give_settings(file: str) -> None:
     from ray.serve.schema import ServeDeploySchema
 
-    schema = ServeDeploySchema.model_validate(yaml.safe_load(CONFIG.read_text()))
+    path = CONFIG.with_name(file)
+    schema = ServeDeploySchema.model_validate(yaml.safe_load(path.read_text()))
     assert schema.applications[0].import_path == "serve.app:build"
     assert schema.logging_config is not None
-    args, http = read_config(str(CONFIG))
+    suggested = path.read_text().partition("    # deployments:")[2].replace("    # ", "    ")
+    as_suggested = yaml.safe_load(path.read_text() + "    deployments:" + suggested)
+    (enhancer,) = ServeDeploySchema.model_validate(as_suggested).applications[0].deployments
+    assert sum(parse_shares(enhancer.user_config["model"]).values()) == 1
+    args, http = read_config(str(path))
     settings = settings_from(args)
     assert settings.steps == ("enhance", "upscale")
     assert settings.max_output_megapixels == Settings().max_output_megapixels
-    assert http["port"] == 8000
+    assert (http["port"], settings.step.device) == (8000, "cuda" if file == "config.gpu.yaml" else "cpu")
     assert http["request_timeout_s"] > settings.timeout_s
 
 

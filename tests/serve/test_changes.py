@@ -1,0 +1,167 @@
+"""A running service is changed and damaged under load, and loses nothing that it accepted."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from rayface.imaging.codec import encode
+from tests.scenes import scene
+from tests.tiny_models import save_tiny_models
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+CLIENTS = 4
+
+
+@dataclass
+class Load:
+    """What clients that post again and again were answered, in order."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    models: list[str] = field(default_factory=list)
+    odd: list[str] = field(default_factory=list)
+
+    def post(self, client: httpx.Client, photo: bytes) -> None:
+        answer = client.post("/v1/enhance?format=png", content=photo, headers={"content-type": "image/png"})
+        self.statuses[answer.status_code] += 1
+        if answer.status_code == 200:
+            report = client.get(f"/v1/reports/{answer.headers['x-request-id']}").json()
+            self.models.append(report["models"]["enhance"])
+        elif answer.status_code != 503:
+            self.odd.append(answer.text)
+
+
+@contextmanager
+def load(url: str) -> Iterator[Load]:
+    done, told, photo = threading.Event(), Load(), encode(scene(0), "png")
+
+    def come_again() -> None:
+        with httpx.Client(base_url=url, timeout=60) as client:
+            while not done.is_set():
+                told.post(client, photo)
+
+    clients = [threading.Thread(target=come_again) for _ in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    try:
+        yield told
+    finally:
+        done.set()
+        for client in clients:
+            client.join()
+
+
+def deploy(store: str, model: str, **args: Any) -> None:
+    """What `serve deploy` does with a config file in which the enhancer has this user_config."""
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
+
+    config = {
+        "applications": [
+            {
+                "name": "rayface",
+                "route_prefix": "/",
+                "import_path": "serve.app:build",
+                "args": {"store": store, "steps": ["enhance"], "identity_guard": "off", **args},
+                "deployments": [{"name": "enhancer", "user_config": {"model": model}}],
+            }
+        ]
+    }
+    _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config), _blocking=False)
+
+
+@pytest.fixture(scope="module")
+def service(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    from ray import serve
+
+    store = save_tiny_models(tmp_path_factory.mktemp("store"), ("enhancement", "parsing"))
+    save_tiny_models(Path(store.uri), ("enhancement",))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    deploy(store.uri, "enhancement@1")
+    until(lambda: serve.status().applications["rayface"].status == "RUNNING", 300)
+    yield f"http://127.0.0.1:{port}", store.uri
+    serve.shutdown()
+
+
+def until(condition: Any, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def replicas(deployment: str) -> dict[str, int]:
+    """The living replicas' actor names and processes."""
+    from ray.serve.context import _get_global_client
+
+    details = _get_global_client().get_serve_details()["applications"]["rayface"]["deployments"][deployment]
+    return {found["actor_name"]: found["pid"] for found in details["replicas"] if found["state"] == "RUNNING"}
+
+
+def enhancer(url: str) -> dict[str, Any]:
+    """What /v1/models says of it."""
+    models = httpx.get(f"{url}/v1/models").json()["models"]
+    return next(model for model in models if model["use"] == "enhance")
+
+
+def test_a_model_is_changed_and_shared_under_load_without_a_restart(service: tuple[str, str]) -> None:
+    url, store = service
+    before = replicas("enhancer")
+    with load(url) as told:
+        until(lambda: len(told.models) > 20)
+        deploy(store, "enhancement@2")
+        until(lambda: told.models[-20:] == ["enhancement@2"] * 20)
+        assert enhancer(url)["version"] == "2"
+        deploy(store, "enhancement@9")
+        until(lambda: "refused" in enhancer(url))
+        served = len(told.models)
+        until(lambda: len(told.models) > served + 20)
+    assert told.models[0] == "enhancement@1"
+    assert told.models[-1] == "enhancement@2", "what cannot be loaded changes nothing"
+    assert (set(told.statuses), told.odd) == ({200}, [])
+    assert replicas("enhancer") == before
+    deploy(store, "enhancement@1")
+
+
+def test_a_killed_replica_loses_nothing_accepted(service: tuple[str, str]) -> None:
+    url, _ = service
+    killed = []
+    with load(url) as told:
+        for name in ("enhancer", "parser", "detector"):
+            served = len(told.models)
+            until(lambda: len(told.models) > served + 10)  # noqa: B023
+            for pid in replicas(name).values():
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+            served = len(told.models)
+            until(lambda: len(told.models) > served + 10)  # noqa: B023
+    assert len(killed) == 3
+    assert told.odd == []
+    assert set(told.statuses) <= {200, 503}
+    assert told.statuses[200] > 20
+
+
+def test_other_settings_replace_replicas_under_load(service: tuple[str, str]) -> None:
+    """A restart of everything but the proxy: new replicas first."""
+    url, store = service
+    before = replicas("parser")
+    with load(url) as told:
+        until(lambda: len(told.models) > 10)
+        deploy(store, "enhancement@1", max_faces=3)
+        until(lambda: replicas("parser").keys().isdisjoint(before))
+        served = len(told.models)
+        until(lambda: len(told.models) > served + 10)
+    assert (set(told.statuses) <= {200, 503}, told.odd) == (True, [])
