@@ -146,12 +146,12 @@ def test_gate_lets_in_as_many_as_leave() -> None:
 
 
 def ingress(timeout_s: float = 60.0) -> Ingress:
-    return Ingress(Settings(timeout_s=timeout_s), {}, None, {}, None, None, None)
+    return Ingress(Settings(timeout_s=timeout_s), None, {}, None, None, None)
 
 
 @pytest.mark.parametrize("path", ["/v1/detect", "/v1/parse"])
 def test_a_service_of_photo_steps_serves_no_faces(path: str) -> None:
-    photos_only = Ingress(Settings(steps=("upscale",)), {}, None, {"upscale": None}, None, None, None)
+    photos_only = Ingress(Settings(steps=("upscale",)), None, {"upscale": None}, None, None, None)
     (answer,) = call(photos_only, "POST", [path])
     assert (answer.status_code, answer.json()["type"]) == (404, "urn:rayface:problem:not-served")
     assert "runs only upscale" in answer.json()["detail"]
@@ -162,7 +162,7 @@ def test_what_takes_too_long_is_cancelled_and_504() -> None:
     async def run() -> list[bool]:
         chain = [asyncio.create_task(asyncio.sleep(60)) for _ in range(3)]
         with pytest.raises(RayfaceError, match=r"not done after 0\.05 s") as caught:
-            await ingress(0.05)._result(chain)
+            await ingress(0.05)._result(lambda: chain)
         assert (caught.value.status, caught.value.kind) == (504, "timeout")
         await asyncio.sleep(0)
         return [task.cancelled() for task in chain]
@@ -177,7 +177,7 @@ def test_back_pressure_of_a_stage_is_overload() -> None:
         raise BackPressureError(5, 4)
 
     async def run() -> None:
-        await ingress()._result([asyncio.create_task(refuse())])
+        await ingress()._result(lambda: [asyncio.create_task(refuse())])
 
     with pytest.raises(Overloaded, match="busy"):
         asyncio.run(run())
@@ -202,7 +202,7 @@ def test_errors_of_other_processes_come_through_as_what_they_were(ray_cluster: N
         async def wait() -> object:
             return await after.remote(fail.remote(kind))
 
-        return await ingress()._result([asyncio.create_task(wait())])
+        return await ingress()._result(lambda: [asyncio.create_task(wait())])
 
     with pytest.raises(RayfaceError, match="no such face") as caught:
         asyncio.run(result("rayface"))
