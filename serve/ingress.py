@@ -163,7 +163,6 @@ class Ingress:
 
         Where a replica died under them, all are made again, `again` times at most: they leave nothing behind.
         """
-        from ray.exceptions import RayActorError, RayTaskError
         from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
         timeout_s = timeout_s or self.settings.timeout_s
@@ -174,8 +173,8 @@ class Ingress:
                     responses = chain()
                     try:
                         return await responses[-1]
-                    except (RayActorError, RayTaskError) as error:
-                        if not (problems.died(error) and again):
+                    except Exception as error:
+                        if not (again and problems.died(error)):
                             raise
                         again -= 1
                         await asyncio.sleep(SECONDS_BETWEEN)  # until the router knows
@@ -188,9 +187,9 @@ class Ingress:
                 status=504,
                 kind="timeout",
             ) from None
-        except (BackPressureError, DeploymentUnavailableError, RayActorError) as error:
+        except (BackPressureError, DeploymentUnavailableError) as error:
             raise problems.Overloaded(self.settings.retry_after_s) from error
-        except RayTaskError as error:
+        except Exception as error:
             if problems.died(error):
                 raise problems.Overloaded(self.settings.retry_after_s) from error
             cause = problems.cause(error)

@@ -43,7 +43,7 @@ def died(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, RayActorError):
             return True
-        error = getattr(error, "cause", None) or error.__cause__
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
     return False
 
 

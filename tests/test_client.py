@@ -146,5 +146,5 @@ def test_without_httpx_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     from rayface.errors import RayfaceError
 
     monkeypatch.setitem(sys.modules, "httpx", None)
-    with pytest.raises(RayfaceError, match="pip install httpx"):
+    with pytest.raises(RayfaceError, match=r"pip install 'rayface\[client\]'"):
         Client("http://localhost")

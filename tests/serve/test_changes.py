@@ -107,8 +107,9 @@ def replicas(deployment: str) -> dict[str, int]:
     """The living replicas' actor names and processes."""
     from ray.serve.context import _get_global_client
 
-    details = _get_global_client().get_serve_details()["applications"]["rayface"]["deployments"][deployment]
-    return {found["actor_name"]: found["pid"] for found in details["replicas"] if found["state"] == "RUNNING"}
+    details = _get_global_client().get_serve_details()["applications"]["rayface"]["deployments"]
+    found = details.get(deployment, {"replicas": []})["replicas"]  # none while an application is being built
+    return {replica["actor_name"]: replica["pid"] for replica in found if replica["state"] == "RUNNING"}
 
 
 def enhancer(url: str) -> dict[str, Any]:
@@ -161,7 +162,7 @@ def test_other_settings_replace_replicas_under_load(service: tuple[str, str]) ->
     with load(url) as told:
         until(lambda: len(told.models) > 10)
         deploy(store, "enhancement@1", max_faces=3)
-        until(lambda: replicas("parser").keys().isdisjoint(before))
+        until(lambda: replicas("parser") and replicas("parser").keys().isdisjoint(before))
         served = len(told.models)
         until(lambda: len(told.models) > served + 10)
     assert (set(told.statuses) <= {200, 503}, told.odd) == (True, [])

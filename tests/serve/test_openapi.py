@@ -6,6 +6,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+import schemathesis
 import torch
 from hypothesis import strategies as st
 
@@ -18,7 +19,6 @@ from serve.settings import Settings
 from tests.scenes import scene
 from tests.serve.in_process import InProcess, served
 
-schemathesis = pytest.importorskip("schemathesis")
 SETTINGS = Settings(steps=("enhance",), max_jobs=8, max_photos=3)
 
 
