@@ -91,12 +91,12 @@ def service(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
         port = probe.getsockname()[1]
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     deploy(store.uri, "enhancement@1")
-    until(lambda: serve.status().applications["rayface"].status == "RUNNING", 300)
+    until(lambda: serve.status().applications["rayface"].status == "RUNNING")
     yield f"http://127.0.0.1:{port}", store.uri
     serve.shutdown()
 
 
-def until(condition: Any, seconds: float = 120) -> None:
+def until(condition: Any, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
