@@ -58,9 +58,7 @@ def release(arguments: argparse.Namespace) -> str:
     terms = stated_terms(loaded.info, arguments.licence, arguments.terms, arguments.commercial_use)
     details = {**{key: value for key, value in loaded.info.items() if key in KEPT}, **terms}
     name = arguments.name or loaded.name
-    return release_store().save(
-        name, loaded.system, loaded.config, loaded.networks, half=True, details=details
-    )
+    return release_store().save(name, loaded.system, loaded.config, loaded.networks, half=True, details=details)
 
 
 def stated_terms(info: dict[str, Any], licence: str | None, terms: str | None, allowed: bool | None) -> dict[str, Any]:

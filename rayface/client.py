@@ -81,7 +81,9 @@ class Client:
         try:
             import httpx
         except ImportError as error:
-            raise RayfaceError("rayface.client needs httpx, which is not installed; pip install 'rayface[client]'.") from error
+            raise RayfaceError(
+                "rayface.client needs httpx, which is not installed; pip install 'rayface[client]'."
+            ) from error
         headers = {"x-api-key": api_key} if api_key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
         self._retries = retries
