@@ -197,7 +197,7 @@ def test_what_cannot_be_trained_is_said_before_anything_starts(
     with pytest.raises(RayfaceError, match="dataset"):
         train(request(data=str(tmp_path / "nothing")))
     with pytest.raises(RayfaceError, match="no model 'enhancement@7'"):
-        train(request(init="enhancement@7"))
+        train(request(init="enhancement@7", preset=""))
     with pytest.raises(RayfaceError, match="multiple of 12"):
         train(request(workers=(1, 4)))
     blocked = tmp_path / "file"
