@@ -13,13 +13,12 @@ from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
-from rayface.guard import STAGE as GUARD
 from rayface.guard import choose_guard
 from rayface.terms import commercial_only
 from serve.deployments import FaceDetector, FaceGuard, FaceParser, Fusion, PhotoStepRunner, StepRunner
 from serve.ingress import Ingress
 from serve.keys import keys_from_environment
-from serve.models import join_shares, parse_shares, pinned
+from serve.models import join_shares, parse_shares, pinned, versioned
 from serve.reports import Reports
 from serve.settings import Settings, Stage, settings_from
 
@@ -97,7 +96,7 @@ def resolve_guard(settings: Settings) -> tuple[str, str]:
     store = open_store(settings.store, settings.commercial_only)
     action, threshold = settings.identity_guard, settings.similarity_threshold
     ref, unguarded = choose_guard(store, settings.models, action, threshold, settings.allowed_licences)
-    return (pinned(settings, GUARD, ref) if ref else ""), unguarded
+    return (versioned(ref, store.info(ref)) if ref else ""), unguarded
 
 
 def _crop_side(settings: Settings, refs: Mapping[str, str]) -> int:

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def join_shares(shares: dict[str, float]) -> str:
 
 
 def pinned(settings: Settings, use: str, ref: str) -> str:
-    """`name@version` of a model for `use`; a folder stays a folder, as its name@version need not be in this store.
+    """`name@version` of a model for `use`, see `versioned`.
 
     Raises RayfaceError: no such model, one that offers another step, terms or a licence that are not allowed.
     """
@@ -66,6 +66,11 @@ def pinned(settings: Settings, use: str, ref: str) -> str:
             f"{info['name']}@{info['version']} has licence {licence!r}; settings.allowed_licences allows "
             f"{allowed}. Train a model on data of your own, or allow it."
         )
+    return versioned(ref, info)
+
+
+def versioned(ref: str, info: Mapping[str, Any]) -> str:
+    """`name@version` of a checked reference; a folder stays a folder, as its name@version need not be in this store."""
     return ref if "/" in ref and "@" not in ref else f"{info['name']}@{info['version']}"
 
 

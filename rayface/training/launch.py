@@ -184,13 +184,15 @@ def save_model(plan: TrainPlan, training: Any, dataset: Any) -> str:
 
 def _trained_with(plan: TrainPlan, training: Any) -> list[str]:
     """Every frozen network that shaped this model or one that it was fine-tuned from: none of them may judge it."""
+    from rayface.configuration import from_dict
     from rayface.store import open_store
 
     system = training.system
     used = [*system.began_as(training.config).values(), *system.frozen_models(training.config).values()]
     if plan.request.init:
-        before = open_store(plan.request.store_uri).load(plan.request.init)
-        used += [*before.info.get("trained_with", ()), *system.frozen_models(before.config).values()]
+        before = open_store(plan.request.store_uri).info(plan.request.init)
+        config = from_dict(system.config_class, before["config"], plan.request.init)
+        used += [*before.get("trained_with", ()), *system.frozen_models(config).values()]
     return sorted(set(used))
 
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import threading
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ import pytest
 
 from rayface.imaging.codec import encode
 from tests.scenes import scene
+from tests.serve.listening import start_serve
 from tests.tiny_models import save_tiny_models
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -86,13 +86,10 @@ def service(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
     store = save_tiny_models(tmp_path_factory.mktemp("store"), ("enhancement", "parsing"))
     save_tiny_models(Path(store.uri), ("enhancement",))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    url = start_serve()
     deploy(store.uri, "enhancement@1")
     until(lambda: serve.status().applications["rayface"].status == "RUNNING")
-    yield f"http://127.0.0.1:{port}", store.uri
+    yield url, store.uri
     serve.shutdown()
 
 

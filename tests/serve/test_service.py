@@ -22,6 +22,7 @@ from rayface.imaging.codec import decode, encode
 from rayface.pipeline import Pipeline
 from rayface.store import ModelStore
 from tests.scenes import scene
+from tests.serve.listening import start_serve
 from tests.tiny_models import save_tiny_models
 
 pytestmark = pytest.mark.ray
@@ -43,10 +44,7 @@ def service(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
     from serve.app import build
 
     store = save_tiny_models(tmp_path_factory.mktemp("store"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    url = start_serve()
     args = {
         "store": store.uri,
         "max_in_flight": MAX_IN_FLIGHT,
@@ -58,7 +56,6 @@ def service(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
         **{stage: {"batch_wait_s": 0.05} for stage in ("detector", "step", "parser")},
     }
     serve.run(build(args), name="rayface", route_prefix="/")
-    url = f"http://127.0.0.1:{port}"
     with httpx.Client(base_url=url, timeout=60) as client:
         yield Running(client, url, store)
     serve.shutdown()

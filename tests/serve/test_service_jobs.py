@@ -1,6 +1,5 @@
 """Jobs, keys, several photos and clients that go away, on a real Ray cluster, over real HTTP."""
 
-import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from rayface.imaging.codec import decode, encode
 from serve.keys import digest
 from tests.scenes import scene
+from tests.serve.listening import start_serve
 from tests.serve.parts import parts_of
 from tests.tiny_models import save_tiny_models
 
@@ -29,10 +29,7 @@ def client(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     from serve.app import build
 
     store = save_tiny_models(tmp_path_factory.mktemp("store"), ("super_resolution",))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    url = start_serve()
     args = {
         "store": store.uri,
         "steps": ["upscale"],
@@ -43,7 +40,7 @@ def client(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "api_keys": {"tests": digest(KEY)},
     }
     serve.run(build(args), name="rayface", route_prefix="/")
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, headers={"x-api-key": KEY}) as client:
+    with httpx.Client(base_url=url, timeout=60, headers={"x-api-key": KEY}) as client:
         client.post("/v1/process?steps=upscale", content=png())  # the first one loads what is loaded lazily
         yield client
     serve.shutdown()
