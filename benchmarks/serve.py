@@ -7,6 +7,7 @@ Same weights, same decoder and encoder; the answers of all variants are compared
 the same bytes. All variants are up at once; rounds alternate between them. `--photos` is a folder of pictures of one
 face each, for example the photos of `rayface data fetch celeba-mini`. `in-process` and the servers are tried in two
 shapes, w1t2 (one worker, two threads for torch) and w2t1. LitServe is wanted only here: `pip install litserve`.
+rayface comes in both layouts of its stages (settings.layout): one replica for all, and a deployment for each.
 """
 
 import argparse
@@ -116,21 +117,32 @@ def start(name: str, stack: ExitStack, options: argparse.Namespace) -> Variant:
     """The variant of a name such as in-process-w2t1, litserve-w2t1 or rayface."""
     kind, _, shape = name.rpartition("-") if name.endswith(("w1t2", "w2t1")) else (name, "", "")
     port = free_port()
-    if kind == "rayface":
-        command = [sys.executable, "-m", "serve", "--port", str(port)]
-        command += ["--config", options.config] if options.config else []
+    if kind.startswith("rayface"):
+        config = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "config.yaml"
+        config.write_text(configured(options, kind.partition("-")[2]))
+        module = "benchmarks.serving.noop" if options.noop else "serve"
+        command = [sys.executable, "-m", module, "--host", "127.0.0.1", "--port", str(port), "--config", str(config)]
         child = stack.enter_context(process(command))
         return http_variant(name, child, f"http://127.0.0.1:{port}/v1/process?steps={options.steps}&format=jpeg")
     server = {"in-process": "pipeline"}.get(kind, kind)
     workers, threads = (1, 2) if shape == "w1t2" else (2, 1)
     command = [
         sys.executable, "-m", "benchmarks.serving.rivals", server, "--port", str(port), "--workers", str(workers),
-        "--threads", str(threads), "--steps", options.steps,
+        "--threads", str(threads), "--steps", options.steps, *(["--noop"] if options.noop else []),
     ]  # fmt: skip
     child = stack.enter_context(process(command))
     if server == "pipeline":
         return in_process(name, child, Path(stack.enter_context(tempfile.TemporaryDirectory())))
     return http_variant(name, child, f"http://127.0.0.1:{port}/process", form=server == "litserve")
+
+
+def configured(options: argparse.Namespace, layout: str) -> str:
+    """The text of a Serve config file: the one of --config, for these steps, in a layout if one is named."""
+    import yaml
+
+    config = yaml.safe_load(Path(options.config).read_text())
+    config["applications"][0]["args"] |= {"steps": options.steps.split(",")} | ({"layout": layout} if layout else {})
+    return str(yaml.safe_dump(config))
 
 
 def check_same(variants: list[Variant], photos: dict[str, bytes]) -> None:
@@ -187,7 +199,8 @@ def row(payload: str, load: str, name: str, samples: Samples) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    everything = "in-process-w1t2,in-process-w2t1,fastapi-w1t2,fastapi-w2t1,litserve-w1t2,litserve-w2t1,rayface"
+    everything = "in-process-w1t2,in-process-w2t1,fastapi-w1t2,fastapi-w2t1,litserve-w1t2,litserve-w2t1"
+    everything += ",rayface-together,rayface-separate"
     parser.add_argument("--photos", required=True)
     parser.add_argument("--variants", type=lambda text: text.split(","), default=everything.split(","))
     parser.add_argument("--payloads", type=lambda text: text.split(","), default=list(LAYOUTS))
@@ -196,7 +209,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--open-loop", action="store_true")
     parser.add_argument("--steps", default="enhance")
-    parser.add_argument("--config", help="of rayface: a Serve config file")
+    parser.add_argument("--config", default="serve/config.yaml", help="of rayface: a Serve config file")
+    parser.add_argument("--noop", action="store_true", help="networks that do nothing: what is left is the way between")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
 

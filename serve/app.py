@@ -1,4 +1,4 @@
-"""The application: ingress -> detector -> steps -> guard -> parser -> fusion, composed of separate deployments.
+"""The application: ingress -> detector -> steps -> guard -> parser -> fusion, as deployments of their own or in one.
 
 `serve run serve.app:build [key=value ...]` and the `import_path` of config.yaml call `build` with the
 arguments.
@@ -13,14 +13,17 @@ from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
+from rayface.guard import STAGE as GUARD
 from rayface.guard import choose_guard
 from rayface.terms import commercial_only
 from serve.deployments import FaceDetector, FaceGuard, FaceParser, Fusion, PhotoStepRunner, StepRunner
+from serve.graph import OneReplica, Stages
 from serve.ingress import Ingress
 from serve.keys import keys_from_environment
 from serve.models import join_shares, parse_shares, pinned, versioned
 from serve.reports import Reports
 from serve.settings import Settings, Stage, settings_from
+from serve.together import Together
 
 IDLE_ROUTES = 32  # requests an ingress replica answers besides photos: health, models, refusals
 # Requests Ray Serve's proxy holds for the ingress. Above it the proxy refuses by itself, in plain text; the ingress
@@ -43,17 +46,7 @@ def compose(settings: Settings) -> Application:
     only = settings.commercial_only or commercial_only()
     keys = {**settings.api_keys, **keys_from_environment()}
     settings = dataclasses.replace(settings, store=_absolute(settings.store), commercial_only=only, api_keys=keys)
-    refs = resolve_models(settings)
-    steps = {name: _step(name, settings, refs[name]).bind(settings, name) for name in settings.steps}
-    detector = parser = guard = None  # steps on whole photos need none of them
-    if "detect" in refs:
-        side = _crop_side(settings, refs)
-        detector = _deploy(FaceDetector, "detector", settings, settings.detector, refs["detect"]).bind(settings, side)
-        parser = _deploy(FaceParser, "parser", settings, settings.parser, refs["parse"]).bind(settings)
-    recogniser, unguarded = resolve_guard(settings)
-    if recogniser:
-        guard = _deploy(FaceGuard, "guard", settings, settings.guard, recogniser).bind(settings)
-    fusion = _deploy(Fusion, "fusion", settings, settings.fusion).bind(settings, unguarded)
+    graph = _together(settings) if settings.layout == "together" else _separate(settings)
     in_memory = serve.deployment(
         name="reports",
         ray_actor_options={"num_cpus": 0},
@@ -65,7 +58,35 @@ def compose(settings: Settings) -> Application:
     ingress = ingress.options(
         max_ongoing_requests=settings.max_in_flight + IDLE_ROUTES, max_queued_requests=HELD_BY_PROXY
     )
-    return ingress.bind(settings, detector, steps, parser, fusion, reports, guard)
+    return ingress.bind(settings, graph, reports)
+
+
+def _together(settings: Settings) -> OneReplica:
+    refs = resolve_models(settings)
+    recogniser, unguarded = resolve_guard(settings)
+    finds_faces = "detect" in refs
+    side = _crop_side(settings, refs) if finds_faces else 0
+    if recogniser:
+        refs[GUARD] = recogniser
+    deployment = _deploy(Together, "stages", settings, settings.together, refs)
+    # Batches collect within the replica: as many photos as all ingress replicas let in at a time keep it busy.
+    deployment = deployment.options(max_ongoing_requests=settings.max_in_flight + settings.max_running_jobs)
+    return OneReplica(deployment.bind(settings, refs, side, unguarded), finds_faces)
+
+
+def _separate(settings: Settings) -> Stages:
+    refs = resolve_models(settings)
+    steps = {name: _step(name, settings, refs[name]).bind(settings, name) for name in settings.steps}
+    detector = parser = guard = None  # steps on whole photos need none of them
+    if "detect" in refs:
+        finder = _model_stage(FaceDetector, "detector", settings, settings.detector, refs["detect"])
+        detector = finder.bind(settings, _crop_side(settings, refs))
+        parser = _model_stage(FaceParser, "parser", settings, settings.parser, refs["parse"]).bind(settings)
+    recogniser, unguarded = resolve_guard(settings)
+    if recogniser:
+        guard = _model_stage(FaceGuard, "guard", settings, settings.guard, recogniser).bind(settings)
+    fusion = _deploy(Fusion, "fusion", settings, settings.fusion).bind(settings, unguarded)
+    return Stages(detector, steps, guard, parser, fusion)
 
 
 def resolve_models(settings: Settings) -> dict[str, str]:
@@ -123,17 +144,21 @@ def _step(name: str, settings: Settings, model: str) -> Deployment:
 
     title = {"enhance": "enhancer", "upscale": "upscaler"}.get(name, name)
     if name in photo_steps():
-        return _deploy(PhotoStepRunner, title, settings, settings.photo_step, model)
-    return _deploy(StepRunner, title, settings, settings.step, model)
+        return _model_stage(PhotoStepRunner, title, settings, settings.photo_step, model)
+    return _model_stage(StepRunner, title, settings, settings.step, model)
+
+
+def _model_stage(cls: Any, name: str, settings: Settings, stage: Stage, model: str) -> Deployment:
+    return _deploy(cls, name, settings, stage, {"model": model})
 
 
 def _logging() -> LoggingConfig:
     return LoggingConfig(enable_access_log=False, log_level="WARNING")
 
 
-def _deploy(cls: Any, name: str, settings: Settings, stage: Stage, model: str = "") -> Deployment:
+def _deploy(cls: Any, name: str, settings: Settings, stage: Stage, user_config: Any = None) -> Deployment:
     options: dict[str, Any] = {
-        "user_config": {"model": model} if model else None,
+        "user_config": user_config,
         "max_surge_percent": stage.surge_percent,
         "ray_actor_options": {"num_cpus": stage.num_cpus, "num_gpus": stage.num_gpus},
         # Two batches: one in the network, one that collects.

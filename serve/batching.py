@@ -8,20 +8,23 @@ its batch.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 
 class Batcher:
-    """Calls `run(items)` in a thread, one call at a time, with all that came in meanwhile, at most
+    """Calls `run(items)` in a thread of its own, one call at a time, with all that came in meanwhile, at most
     `max_batch`.
 
     `run` gives one result for each item. Where it raises, each item is run alone, so that only the guilty
     request gets the error. `wait_s` holds a batch open for that long even when the device is free. Items
-    whose caller was cancelled are dropped.
+    whose caller was cancelled are dropped. Batchers with the same single-threaded `executor` take turns.
     """
 
     def __init__(self, run: Callable[[list[Any]], Sequence[Any]], max_batch: int, wait_s: float = 0.0) -> None:
         self._run, self._max_batch, self._wait_s = run, max_batch, wait_s
+        # Always the same thread: torch keeps a team of OpenMP threads for each that calls it.
+        self.executor: Executor = ThreadPoolExecutor(1)
         self._waiting: deque[tuple[Any, asyncio.Future[Any]]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self.counts = {"batches": 0, "requests": 0, "largest": 0}
@@ -50,7 +53,8 @@ class Batcher:
         self.counts["requests"] += len(batch)
         self.counts["largest"] = max(self.counts["largest"], len(batch))
         try:
-            results = await asyncio.to_thread(self._run, [item for item, _ in batch])
+            items = [item for item, _ in batch]
+            results = await asyncio.get_running_loop().run_in_executor(self.executor, self._run, items)
         except Exception as error:
             if len(batch) > 1:
                 for one in batch:

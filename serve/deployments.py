@@ -1,19 +1,59 @@
 """The Ray Serve deployments around `rayface.stages`.
 
 A `Work` passes from one to the next and photos pass by reference through the object store. Networks run off
-the event loop, which stays free for health checks, one call at a time per replica, on the faces of all
+the event loop, which stays free for health checks, one call of a stage at a time per replica, on the faces of all
 requests that wait (`Batcher`).
 """
 
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from typing import Any
 
 from rayface.guard import STAGE as GUARD
+from rayface.imaging.codec import Limits
 from rayface.work import Params, Photo, Work
 from serve.batching import Batcher
 from serve.models import Models, photo_key, pinned, work_key
-from serve.settings import Settings, Stage, torch_threads
+from serve.settings import Settings, Stage
+
+
+class Cores:
+    """Torch threads for the calls that run in this process at the same time: what a call finds idle, at least one.
+
+    `count`: cores to share; `most`: threads of one call. One photo alone is done sooner with several threads; of many
+    photos each is done with one thread, and more of them a second.
+    """
+
+    def __init__(self, count: int, most: int) -> None:
+        self._count, self._most = count, most
+        self._running, self._lock = 0, threading.Lock()
+
+    @contextmanager
+    def share(self) -> Iterator[None]:
+        import torch
+
+        with self._lock:
+            self._running += 1
+            threads = max(1, min(self._most, self._count // self._running))
+        torch.set_num_threads(threads)  # of the thread that calls
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+
+
+def decoded(data: bytes, limits: Limits) -> Photo:
+    """The photo of an image file. Raises RayfaceError, see `codec.decode`."""
+    from rayface.imaging.codec import decode
+
+    started = time.perf_counter()
+    photo = Photo.of(decode(data, limits))
+    photo.timings_ms["decode"] = round(1000 * (time.perf_counter() - started), 2)
+    return photo
 
 
 class BatchedStage:
@@ -22,15 +62,20 @@ class BatchedStage:
     def __init__(self, stage: Stage) -> None:
         import torch
 
-        torch.set_num_threads(torch_threads(stage))
         if stage.num_gpus > 0:  # a fraction of a GPU is a scheduling figure; this bounds the memory as well
             torch.cuda.set_per_process_memory_fraction(min(1.0, stage.num_gpus))
+        self._cores = Cores(stage.threads or 1, stage.threads or 1)
         self.batcher = Batcher(self._run, stage.max_batch, stage.batch_wait_s)
+
+    def join(self, cores: Cores, executor: Executor | None) -> None:
+        """Share a replica with other stages: its cores, and, where they take turns, the thread that runs them."""
+        self._cores = cores
+        self.batcher.executor = executor or self.batcher.executor
 
     def _run(self, items: list[Any]) -> Sequence[Any]:
         import torch
 
-        with torch.inference_mode():
+        with self._cores.share(), torch.inference_mode():
             return self.run(items)
 
     def run(self, items: list[Any]) -> Sequence[Any]:

@@ -1,8 +1,7 @@
-"""The deployment in front: it decodes photos and sends them through the others."""
+"""The deployment in front: it takes requests, and sends their photos through the others."""
 
 import asyncio
 import base64
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -12,11 +11,10 @@ from fastapi import FastAPI
 from ray import serve
 
 from rayface.errors import RayfaceError
-from rayface.guard import STAGE as GUARD
-from rayface.pipeline import face_steps, photo_steps
-from rayface.work import Params, Photo, Work
+from rayface.work import Params, Work
 from serve import problems
 from serve.answers import Json
+from serve.graph import Graph
 from serve.jobs import JobRequest, JobResult
 from serve.models import parse_shares
 from serve.routes import create_app
@@ -25,24 +23,15 @@ from serve.upload import check_photo
 
 TRIES_AGAIN = 3  # of a request whose replica died
 SECONDS_BETWEEN = 0.25
+REPORT_SECONDS = 0.1  # within which a report is kept once the photo is answered
 
 
 class Ingress:
-    """Decodes photos and chains the deployments; the arrays between them never pass through here."""
+    """Sends photos over the `Graph`; the arrays between its deployments never pass through here."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        detector: Any,
-        steps: Mapping[str, Any],
-        parser: Any,
-        fusion: Any,
-        reports: Any,
-        guard: Any = None,
-    ) -> None:
+    def __init__(self, settings: Settings, graph: Graph, reports: Any) -> None:
         self.settings = settings
-        self._detector, self._steps, self._parser = detector, dict(steps), parser
-        self._fusion, self._reports, self._guard = fusion, reports, guard
+        self._graph, self._reports = graph, reports
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self)
@@ -56,12 +45,10 @@ class Ingress:
         quality: int,
         timeout_s: float | None = None,
     ) -> tuple[bytes, Json]:
-        started = time.perf_counter()
-        photo = await asyncio.to_thread(self._decode, data)
-        milliseconds = round(1000 * (time.perf_counter() - started), 2)
-        image, report = await self._result(lambda: self._chain(photo, steps, params, format, quality), timeout_s)
-        report["timings_ms"] = {"decode": milliseconds, **report["timings_ms"]}
-        return image, report
+        photo = await self._taken(data)
+        call = partial(self._graph.process, photo, steps, params, format, quality)
+        result: tuple[bytes, Json] = await self._result(call, timeout_s)
+        return result
 
     async def process_job(self, request: JobRequest, photo: bytes) -> tuple[bytes, Json]:
         """One photo of a job; called by `Reports`."""
@@ -69,54 +56,35 @@ class Ingress:
         params, timeout = Params(**request.params), self.settings.job_timeout_s
         return await self.process(photo, request.steps, params, request.format, request.quality, timeout)
 
-    def _chain(self, photo: Any, steps: list[str], params: Params, format: str, quality: int) -> list[Any]:
-        """The calls of a request, each waiting for those before; the order is that of `Pipeline.process`."""
-        chain: list[Any] = []
-        for name in (name for name in steps if name in photo_steps()):
-            photo = self._steps[name].remote(photo, params)
-            chain.append(photo)
-        work = None
-        if about_faces := face_steps(steps):
-            chain.append(self._detector.remote(photo, params))
-            for name in about_faces:
-                chain.append(self._steps[name].remote(chain[-1], params))
-            if self._guard is not None:
-                chain.append(self._guard.remote(chain[-1]))
-            work = self._parser.remote(chain[-1])
-            chain.append(work)
-        return [*chain, self._fusion.remote(photo, work, steps, format, quality)]
-
     def _check_faces_served(self) -> None:
-        if self._detector is None:
+        if not self._graph.finds_faces:
             raise RayfaceError(
-                f"This service runs only {', '.join(self._steps)}, on whole photos, and looks for no faces; for that, "
-                "its settings.steps must name a step about faces, for example enhance.",
+                f"This service runs only {', '.join(self.settings.steps)}, on whole photos, and looks for no faces; "
+                "for that, its settings.steps must name a step about faces, for example enhance.",
                 status=404,
                 kind="not-served",
             )
 
     async def detect(self, data: bytes) -> Json:
         self._check_faces_served()
-        photo = await asyncio.to_thread(self._decode, data)
-        work = await self._result(lambda: [self._detector.remote(photo, Params())])
-        return _faces(work)
+        photo = await self._taken(data)
+        return _faces(await self._result(lambda: self._graph.detect(photo)))
 
     async def parse(self, data: bytes) -> Json:
         self._check_faces_served()
-        photo = await asyncio.to_thread(self._decode, data)
-
-        def chain() -> list[Any]:
-            detected = self._detector.remote(photo, Params())
-            return [detected, self._parser.remote(detected, True)]
-
-        work = await self._result(chain)
+        photo = await self._taken(data)
+        work = await self._result(lambda: self._graph.parse(photo))
         return await asyncio.to_thread(_parsed, work)
 
     async def keep_report(self, identifier: str, report: Json) -> None:
-        await self._reports.put.remote(identifier, report)
+        self._reports.put.remote(identifier, report)  # on its way when the answer goes; no answer waits for it
 
     async def report(self, identifier: str) -> Json | None:
-        return await self._reports.get.remote(identifier)
+        report: Json | None = await self._reports.get.remote(identifier)
+        if report is None:  # the answer may have overtaken it
+            await asyncio.sleep(REPORT_SECONDS)
+            report = await self._reports.get.remote(identifier)
+        return report
 
     async def submit(self, request: JobRequest) -> Json:
         return await self._result(lambda: [self._reports.submit.remote(request)], again=0)
@@ -132,11 +100,7 @@ class Ingress:
 
     async def models(self) -> list[Json]:
         """Of what the deployments serve now: it may be changed while they serve."""
-        stages = {"detect": self._detector, **self._steps, "parse": self._parser, GUARD: self._guard}
-        stages = {use: handle for use, handle in stages.items() if handle is not None}
-        calls = [partial(_only, handle.serving) for handle in stages.values()]
-        told = await asyncio.gather(*(self._result(call) for call in calls))
-        serving = dict(zip(stages, told, strict=True))
+        serving = await self._graph.serving(self._result)
         models = await asyncio.to_thread(model_list, self.settings, {use: at["model"] for use, at in serving.items()})
         return [model | ({"refused": why} if (why := serving[model["use"]]["refused"]) else {}) for model in models]
 
@@ -148,13 +112,8 @@ class Ingress:
         good = all(state in ("HEALTHY", "UPSCALING", "DOWNSCALING") for state in states.values())
         return {"status": "ok" if good else "degraded", "deployments": states}
 
-    def _decode(self, data: bytes) -> Any:
-        """The `Photo` of `data` in the object store: the other deployments map it there."""
-        import ray
-
-        from rayface.imaging.codec import decode
-
-        return ray.put(Photo.of(decode(data, self.settings.limits)))
+    async def _taken(self, data: bytes) -> Any:
+        return await asyncio.to_thread(self._graph.taken, data, self.settings.limits)
 
     async def _result(
         self, chain: Callable[[], Sequence[Any]], timeout_s: float | None = None, again: int = TRIES_AGAIN
@@ -196,11 +155,6 @@ class Ingress:
             if cause is None:
                 raise
             raise cause from error
-
-
-def _only(method: Any) -> list[Any]:
-    """A chain of one call without arguments."""
-    return [method.remote()]
 
 
 def _faces(work: Work) -> Json:

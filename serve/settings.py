@@ -1,7 +1,6 @@
 """What an operator may set: one typed tree, from `args:` in the YAML or the command line."""
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,9 @@ from rayface.work import MAX_OUTPUT_MEGAPIXELS
 from serve.jobs import JobLimits
 from serve.keys import check_digests
 
+LAYOUTS = ("together", "separate")
+MOST_THREADS = 4  # more hardly make a network faster on crops of 256 px
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -24,7 +26,9 @@ class Stage:
     target_ongoing: float = 4.0  # requests per replica that autoscaling aims at
     num_cpus: float = 0.1  # reserved with Ray, per replica
     num_gpus: float = 0.0  # above 0 the replica runs on cuda; a fraction shares the GPU
-    threads: int = 0  # torch threads of a replica; 0: as many as the machine has cores, at most 4
+    # Torch threads of a call; 0: one in a deployment of its own, in the layout `together` the cores that are idle, at
+    # most MOST_THREADS
+    threads: int = 0
     max_batch: int = 8  # requests whose faces go through a network together
     batch_wait_s: float = 0.0  # how long a free replica waits for more; a busy one collects anyway
     surge_percent: int = 100  # replicas started besides the old ones, which serve until then; needs room for them
@@ -40,6 +44,9 @@ class Settings:
 
     store: str | None = None  # model store; the release weights are behind it
     steps: tuple[str, ...] = ("enhance", "upscale")
+    # "together": a photo's whole way in one replica, which is fastest where all stages share the same cores or GPU;
+    # "separate": a deployment for every stage, each with replicas of its own
+    layout: str = "together"
     # step (or "detect", "parse", "identify") -> name, name@version, or "name@3=0.9, name@4=0.1": shares of the photos
     models: dict[str, str] = field(default_factory=dict)
     identity_guard: str = "blend"  # or "skip", "off": what becomes of a change that shows somebody else
@@ -63,6 +70,7 @@ class Settings:
     # name -> SHA-256 hex digest of a key (`python -m serve.keys`), and those of RAYFACE_API_KEYS; none: open to all
     api_keys: dict[str, str] = field(default_factory=dict)
     ingress: Stage = Stage(num_cpus=0.1)
+    together: Stage = Stage()  # in that layout: its replicas and their device; the stages' own max_batch counts
     detector: Stage = Stage()
     step: Stage = Stage()  # every face step's own deployment
     photo_step: Stage = Stage(max_batch=1)  # every whole-photo step's own deployment
@@ -92,8 +100,10 @@ class Settings:
         check_guard(self.identity_guard, self.similarity_threshold)
         if not self.steps:
             raise RayfaceError("settings.steps is empty; give at least one, for example enhance.")
+        if self.layout not in LAYOUTS:
+            raise RayfaceError(f"settings.layout is {self.layout!r}; give one of: {', '.join(LAYOUTS)}.")
         check_digests(self.api_keys, "settings.api_keys")
-        for name in ("ingress", "detector", "step", "photo_step", "guard", "parser", "fusion"):
+        for name in ("ingress", "together", "detector", "step", "photo_step", "guard", "parser", "fusion"):
             _check_stage(name, getattr(self, name))
 
     @property
@@ -114,7 +124,7 @@ def _check_stage(name: str, stage: Stage) -> None:
 
 
 def preset(name: str) -> Settings:
-    """`laptop`: one replica of everything on CPUs; `gpu`: autoscaled, four replicas to a GPU.
+    """`laptop`: all stages in one replica, on CPUs; `gpu`: a deployment for each, autoscaled, four replicas to a GPU.
 
     Raises RayfaceError for another name.
     """
@@ -126,7 +136,7 @@ def preset(name: str) -> Settings:
         photo = dataclasses.replace(network, max_batch=1)
         return Settings(
             ingress=cpu, detector=network, step=network, photo_step=photo, guard=network, parser=network, fusion=cpu,
-            max_in_flight=128,
+            max_in_flight=128, layout="separate",
         )  # fmt: skip
     raise RayfaceError(f"Unknown preset {name!r}; known: laptop, gpu.")
 
@@ -150,7 +160,3 @@ def _merge(base: Settings, key: str, value: Any) -> Any:
     if dataclasses.is_dataclass(current) and not isinstance(current, type) and isinstance(value, Mapping):
         return {**dataclasses.asdict(current), **value}
     return value
-
-
-def torch_threads(stage: Stage) -> int:
-    return stage.threads or min(4, os.cpu_count() or 1)

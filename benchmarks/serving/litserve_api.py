@@ -11,9 +11,10 @@ class PipelineApi(litserve.LitAPI):
 
     steps: list[str]
     threads: int
+    noop: bool
 
     def setup(self, device: str) -> None:
-        self.work = Worker(self.steps, self.threads)
+        self.work = Worker(self.steps, self.threads, self.noop)
 
     def decode_request(self, request: Request) -> bytes:  # LitServe reads the annotation; it gives the form
         return bytes(request["image"].file.read())

@@ -25,15 +25,16 @@ QUALITY = 92  # the service's default
 class Worker:
     """Photo bytes -> processed JPEG bytes, in one process."""
 
-    def __init__(self, steps: list[str], threads: int) -> None:
+    def __init__(self, steps: list[str], threads: int, noop: bool = False) -> None:
         import torch
 
+        from benchmarks.serving import noop as nothing
         from rayface.pipeline import Pipeline
         from rayface.store import open_store
 
         torch.set_num_threads(threads)
         self.steps = steps
-        self.pipeline = Pipeline.from_store(open_store(None), steps)
+        self.pipeline = nothing.pipeline() if noop else Pipeline.from_store(open_store(None), steps)
 
     def __call__(self, data: bytes) -> bytes:
         return encode(self.pipeline.process(decode(data), self.steps).photo, "jpeg", QUALITY)
@@ -44,7 +45,7 @@ def serve_fastapi(options: argparse.Namespace) -> None:
     import uvicorn
     from fastapi import FastAPI, Request, Response
 
-    work, pool = Worker(options.steps, options.threads), ThreadPoolExecutor(options.workers)
+    work, pool = Worker(options.steps, options.threads, options.noop), ThreadPoolExecutor(options.workers)
     app = FastAPI()
 
     @app.post("/process")
@@ -63,14 +64,14 @@ def serve_litserve(options: argparse.Namespace) -> None:
     from benchmarks.serving.litserve_api import PipelineApi
 
     api = PipelineApi(api_path="/process")
-    api.steps, api.threads = options.steps, options.threads
+    api.steps, api.threads, api.noop = options.steps, options.threads, options.noop
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=options.workers, timeout=False)
     server.run(host="127.0.0.1", port=options.port, generate_client_file=False, log_level="warning")
 
 
 def serve_pipeline(options: argparse.Namespace) -> None:
     """Answer {"photo": PATH, "concurrency": C, "seconds": S} on standard input until it ends."""
-    work = Worker(options.steps, options.threads)
+    work = Worker(options.steps, options.threads, options.noop)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
@@ -112,6 +113,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=lambda text: text.split(","), default=["enhance"])
+    parser.add_argument("--noop", action="store_true", help="see benchmarks/serving/noop.py")
     options = parser.parse_args()
     with contextlib.suppress(KeyboardInterrupt):  # how benchmarks/serve.py ends it
         servers[options.server](options)

@@ -4,6 +4,8 @@ What travels is the change (after minus before, in the crop), not the crop's pix
 keeps its own fine detail, and where nothing changed or the region is 0 the photo's pixels stay as they are.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -21,6 +23,7 @@ FEATHER = 0.025  # sigma of the soft edge
 FRAME = 0.12  # width of the ramp from 0 at the crop's border to 1
 DETAIL_BLOCKS, FLAT_SHARE = 5, 0.1  # blocks to a side in which detail is measured; the share of them taken as flat
 KEPT_DETAIL = 0.95  # a step that leaves less of a face's gradient energy makes it less sharp
+COARSE = 8  # px to a side of the blocks on whose means low frequencies are found
 COLOUR_SCALE = 1 / 8  # share of S; sigma of what counts as a colour shift and not as a change
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom (exclusive), photo pixels
@@ -126,9 +129,14 @@ def _detail(crops: Tensor) -> Tensor:
 
 def _low_frequencies(change: Tensor, region: Tensor) -> Tensor:
     """The smooth part of a change [N, 3, S, S], judged inside the region only (normalised convolution)."""
-    sigma = change.shape[-1] * COLOUR_SCALE
+    size = change.shape[-1]
+    sigma = size * COLOUR_SCALE
     weight = region[:, None].float()
-    return gaussian_blur(change * weight, sigma) / gaussian_blur(weight, sigma).clamp(min=1e-3)
+    layers = torch.cat([change * weight, weight], 1)
+    coarse = math.gcd(size, COARSE)  # on means of blocks: the blur leaves nothing finer, and at full size takes most time
+    blurred = gaussian_blur(functional.avg_pool2d(layers, coarse), sigma / coarse)
+    blurred = functional.interpolate(blurred, (size, size), mode="bilinear", align_corners=False)
+    return blurred[:, :-1] / blurred[:, -1:].clamp(min=1e-3)
 
 
 def _canvases(layers: Tensor, matrices: Tensor, height: int, width: int) -> list[tuple[Box, Tensor]]:

@@ -21,6 +21,7 @@ from tests.tiny_models import save_tiny_models
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 CLIENTS = 4
+ARGS = {"steps": ["enhance"], "identity_guard": "off"}
 
 
 @dataclass
@@ -61,7 +62,29 @@ def load(url: str) -> Iterator[Load]:
             client.join()
 
 
-def deploy(store: str, model: str, **args: Any) -> None:
+@dataclass
+class Running:
+    url: str
+    store: str
+    layout: str
+
+    @property
+    def killed(self) -> tuple[str, ...]:
+        """Deployments whose replicas are killed, one after the other."""
+        return ("enhancer", "parser", "detector") if self.layout == "separate" else ("stages",) * 3
+
+    @property
+    def enhancer(self) -> str:
+        """The deployment with the enhancer in it."""
+        return "enhancer" if self.layout == "separate" else "stages"
+
+    @property
+    def use(self) -> str:
+        """What its user_config calls the enhancer's model."""
+        return "model" if self.layout == "separate" else "enhance"
+
+
+def deploy(service: Running, model: str, **args: Any) -> None:
     """What `serve deploy` does with a config file in which the enhancer has this user_config."""
     from ray.serve.context import _get_global_client
     from ray.serve.schema import ServeDeploySchema
@@ -72,24 +95,26 @@ def deploy(store: str, model: str, **args: Any) -> None:
                 "name": "rayface",
                 "route_prefix": "/",
                 "import_path": "serve.app:build",
-                "args": {"store": store, "steps": ["enhance"], "identity_guard": "off", **args},
-                "deployments": [{"name": "enhancer", "user_config": {"model": model}}],
+                "args": {"layout": service.layout, "store": service.store, **ARGS, **args},
+                "deployments": [{"name": service.enhancer, "user_config": {service.use: model}}],
             }
         ]
     }
     _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config), _blocking=False)
 
 
-@pytest.fixture(scope="module")
-def service(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+@pytest.fixture(scope="module", params=["together", "separate"])
+def service(
+    request: pytest.FixtureRequest, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
     from ray import serve
 
     store = save_tiny_models(tmp_path_factory.mktemp("store"), ("enhancement", "parsing"))
     save_tiny_models(Path(store.uri), ("enhancement",))
-    url = start_serve()
-    deploy(store.uri, "enhancement@1")
+    running = Running(start_serve(), store.uri, request.param)
+    deploy(running, "enhancement@1")
     until(lambda: serve.status().applications["rayface"].status == "RUNNING")
-    yield url, store.uri
+    yield running
     serve.shutdown()
 
 
@@ -115,30 +140,28 @@ def enhancer(url: str) -> dict[str, Any]:
     return next(model for model in models if model["use"] == "enhance")
 
 
-def test_a_model_is_changed_and_shared_under_load_without_a_restart(service: tuple[str, str]) -> None:
-    url, store = service
-    before = replicas("enhancer")
+def test_a_model_is_changed_and_shared_under_load_without_a_restart(service: Running) -> None:
+    url, before = service.url, replicas(service.enhancer)
     with load(url) as told:
         until(lambda: len(told.models) > 20)
-        deploy(store, "enhancement@2")
+        deploy(service, "enhancement@2")
         until(lambda: told.models[-20:] == ["enhancement@2"] * 20)
         assert enhancer(url)["version"] == "2"
-        deploy(store, "enhancement@9")
+        deploy(service, "enhancement@9")
         until(lambda: "refused" in enhancer(url))
         served = len(told.models)
         until(lambda: len(told.models) > served + 20)
     assert told.models[0] == "enhancement@1"
     assert told.models[-1] == "enhancement@2", "what cannot be loaded changes nothing"
     assert (set(told.statuses), told.odd) == ({200}, [])
-    assert replicas("enhancer") == before
-    deploy(store, "enhancement@1")
+    assert replicas(service.enhancer) == before
+    deploy(service, "enhancement@1")
 
 
-def test_a_killed_replica_loses_nothing_accepted(service: tuple[str, str]) -> None:
-    url, _ = service
+def test_a_killed_replica_loses_nothing_accepted(service: Running) -> None:
     killed = []
-    with load(url) as told:
-        for name in ("enhancer", "parser", "detector"):
+    with load(service.url) as told:
+        for name in service.killed:
             served = len(told.models)
             until(lambda: len(told.models) > served + 10)  # noqa: B023
             for pid in replicas(name).values():
@@ -152,14 +175,14 @@ def test_a_killed_replica_loses_nothing_accepted(service: tuple[str, str]) -> No
     assert told.statuses[200] > 20
 
 
-def test_other_settings_replace_replicas_under_load(service: tuple[str, str]) -> None:
+def test_other_settings_replace_replicas_under_load(service: Running) -> None:
     """A restart of everything but the proxy: new replicas first."""
-    url, store = service
-    before = replicas("parser")
-    with load(url) as told:
+    name = service.killed[-1]
+    before = replicas(name)
+    with load(service.url) as told:
         until(lambda: len(told.models) > 10)
-        deploy(store, "enhancement@1", max_faces=3)
-        until(lambda: replicas("parser") and replicas("parser").keys().isdisjoint(before))
+        deploy(service, "enhancement@1", max_faces=3)
+        until(lambda: replicas(name) and replicas(name).keys().isdisjoint(before))
         served = len(told.models)
         until(lambda: len(told.models) > served + 10)
     assert (set(told.statuses) <= {200, 503}, told.odd) == (True, [])

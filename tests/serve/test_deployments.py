@@ -7,7 +7,8 @@ import torch
 
 from rayface.imaging.codec import decode
 from rayface.work import FaceReport, Photo, Work
-from serve.deployments import Fusion
+from serve.deployments import Cores, Fusion
+from serve.graph import Local
 from serve.settings import Settings, Stage
 from tests.scenes import scene
 
@@ -18,6 +19,59 @@ def work_of(changed: bool) -> Work:
     face = FaceReport([0, 0, 64, 64], [], 1.0, 64.0, similarity=0.99 if changed else None)
     matrices, masks = np.eye(2, 3, dtype=np.float32)[None], np.zeros((1, 64, 64), np.uint8)
     return Work(320, 240, crops, crops, matrices, [face], [], np.array([changed]), masks=masks)
+
+
+def test_calls_that_run_together_share_the_cores() -> None:
+    cores = Cores(4, most=3)
+    before, seen = torch.get_num_threads(), []
+    try:
+        with cores.share():
+            seen.append(torch.get_num_threads())
+            with cores.share():
+                seen.append(torch.get_num_threads())
+                with cores.share(), cores.share(), cores.share():
+                    seen.append(torch.get_num_threads())
+        with cores.share():
+            seen.append(torch.get_num_threads())
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [3, 2, 1, 3]
+
+
+def test_local_stages_are_chained_like_handles_and_cancelled_down_the_chain() -> None:
+    cancelled: list[str] = []
+
+    async def wait(name: str) -> str:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.append(name)
+            raise
+        return name
+
+    async def join(first: str, second: str) -> str:
+        return first + second
+
+    async def fail(_: str) -> str:
+        raise ValueError("here")
+
+    async def run() -> None:
+        async def ready(name: str) -> str:
+            return name
+
+        assert await Local(join).remote(Local(ready).remote("a"), "b") == "ab"
+        try:
+            await Local(join).remote(Local(fail).remote("a"), "b")
+        except ValueError as error:
+            assert str(error) == "here"  # noqa: PT017
+        chain = Local(join).remote(Local(join).remote(Local(wait).remote("first"), "b"), "c")
+        await asyncio.sleep(0.01)
+        chain.cancel()
+        await asyncio.gather(chain, return_exceptions=True)
+        assert chain.cancelled()
+
+    asyncio.run(run())
+    assert cancelled == ["first"]
 
 
 def test_the_report_says_why_identity_was_not_checked() -> None:

@@ -10,6 +10,7 @@ import pytest
 from rayface.errors import RayfaceError
 from rayface.work import Params
 from serve.gate import Gate
+from serve.graph import OneReplica
 from serve.ingress import Ingress
 from serve.problems import Overloaded
 from serve.routes import Service, create_app
@@ -146,12 +147,12 @@ def test_gate_lets_in_as_many_as_leave() -> None:
 
 
 def ingress(timeout_s: float = 60.0) -> Ingress:
-    return Ingress(Settings(timeout_s=timeout_s), None, {}, None, None, None)
+    return Ingress(Settings(timeout_s=timeout_s), OneReplica(None, finds_faces=True), None)
 
 
 @pytest.mark.parametrize("path", ["/v1/detect", "/v1/parse"])
 def test_a_service_of_photo_steps_serves_no_faces(path: str) -> None:
-    photos_only = Ingress(Settings(steps=("upscale",)), None, {"upscale": None}, None, None, None)
+    photos_only = Ingress(Settings(steps=("upscale",)), OneReplica(None, finds_faces=False), None)
     (answer,) = call(photos_only, "POST", [path])
     assert (answer.status_code, answer.json()["type"]) == (404, "urn:rayface:problem:not-served")
     assert "runs only upscale" in answer.json()["detail"]

@@ -285,17 +285,17 @@ def test_concurrent_requests_share_batches_and_the_rest_is_turned_away(service: 
     assert [answer.status_code for answer in fit] == [200] * MAX_IN_FLIGHT
     assert all(answer.content == alone.content for answer in fit)
 
-    def counts(name: str) -> dict[str, int]:
-        return serve.get_deployment_handle(name, "rayface").counts.remote().result()
+    def counts() -> list[dict[str, int]]:
+        told = serve.get_deployment_handle("stages", "rayface").counts.remote().result()
+        return [told[use] for use in ("detect", "enhance", "parse")]
 
-    names = ("detector", "enhancer", "parser")
-    for _ in range(10):  # whether two requests meet at a deployment is the scheduler's affair; in ten rounds they do
-        if all(counts(name)["largest"] > 1 for name in names):
+    for _ in range(10):  # whether two requests meet at a stage is the scheduler's affair; in ten rounds they do
+        if all(count["largest"] > 1 for count in counts()):
             break
         asyncio.run(post(MAX_IN_FLIGHT))
-    for name in names:
-        assert counts(name)["requests"] > counts(name)["batches"], name
-        assert counts(name)["largest"] > 1, name
+    for count in counts():
+        assert count["requests"] > count["batches"]
+        assert count["largest"] > 1
 
     # A burst beyond what the ingress works on and refuses at one time: those that wait in Ray Serve's proxy are
     # refused by the ingress too, not by the proxy.
@@ -310,6 +310,35 @@ def test_concurrent_requests_share_batches_and_the_rest_is_turned_away(service: 
     assert service.client.post("/v1/enhance", content=png).status_code == 200
 
 
+def test_a_deployment_for_every_stage_gives_the_same(service: Running, png: bytes) -> None:
+    """The layout `separate`, beside the other as a second application."""
+    from ray import serve
+
+    from serve.app import build
+
+    args = {"store": service.store.uri, "layout": "separate", "max_output_megapixels": 1.3}
+    serve.run(build(args), name="apart", route_prefix="/apart")
+    try:
+        for path in ("/v1/process?steps=upscale,enhance&format=png", "/v1/detect", "/v1/parse"):
+            together = service.client.post(path, content=png)
+            apart = service.client.post("/apart" + path, content=png)
+            assert together.status_code == apart.status_code == 200, apart.text
+            assert together.content == apart.content, path
+        enhanced = service.client.post("/apart/v1/enhance", content=png)
+        report = service.client.get(f"/apart/v1/reports/{enhanced.headers['x-request-id']}").json()
+        assert set(report["timings_ms"]) >= {"decode", "detect", "enhance", "identify", "parse", "fuse", "encode"}
+        models = [service.client.get(f"{prefix}/v1/models").json() for prefix in ("", "/apart")]
+        assert models[0] == models[1]
+        health = service.client.get("/apart/healthz").json()["deployments"]
+        apart_in_all = {"ingress", "detector", "enhancer", "upscaler", "guard", "parser", "fusion", "reports"}
+        assert set(health) == apart_in_all
+        broken = service.client.post("/apart/v1/enhance", content=png[:2000])
+        assert broken.status_code == 422
+        check_problem(broken, "corrupt-image")
+    finally:
+        serve.delete("apart")
+
+
 def test_models_health_page_and_openapi(service: Running) -> None:
     models = {model["use"]: model for model in service.client.get("/v1/models").json()["models"]}
     assert set(models) == {"detect", "enhance", "upscale", "parse", "identify"}
@@ -320,9 +349,7 @@ def test_models_health_page_and_openapi(service: Running) -> None:
     health = service.client.get("/healthz")
     assert health.status_code == 200
     assert health.json()["status"] == "ok"
-    assert set(health.json()["deployments"]) >= {
-        "ingress", "detector", "enhancer", "upscaler", "parser", "fusion",
-    }  # fmt: skip
+    assert set(health.json()["deployments"]) == {"ingress", "stages", "reports"}
     for path in ("/", "/docs"):
         page = service.client.get(path)
         assert page.headers["content-type"].startswith("text/html")

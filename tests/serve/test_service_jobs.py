@@ -54,7 +54,7 @@ def upscaled() -> int:
     """Photos that went through the upscaler's network."""
     from ray import serve
 
-    return serve.get_deployment_handle("upscaler", "rayface").counts.remote().result()["requests"]
+    return serve.get_deployment_handle("stages", "rayface").counts.remote().result()["upscale"]["requests"]
 
 
 def until(condition: Callable[[], bool], seconds: float = 60) -> None:

@@ -1,5 +1,6 @@
 """Settings, the config file and the command line's refusals, without Ray."""
 
+import dataclasses
 import re
 import socket
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from rayface.errors import RayfaceError
+from rayface.guard import STAGE as GUARD
 from serve.__main__ import check_port, main, read_config
 from serve.models import parse_shares
 from serve.settings import Settings, Stage, preset, settings_from
@@ -171,9 +173,12 @@ def test_the_guard_is_in_the_graph_where_it_can_be(tmp_path: Path) -> None:
     store = save_tiny_models(tmp_path / "store").uri
 
     def graph(**settings: Any) -> tuple[str, str, bool]:
-        chosen = settings_from({"store": store, **settings})
-        ingress = compose(chosen)._bound_deployment
-        return *resolve_guard(chosen), ingress.init_args[-1] is not None
+        chosen = settings_from({"store": store, "layout": "separate", **settings})
+        stages = compose(chosen)._bound_deployment.init_args[1]
+        in_one = compose(dataclasses.replace(chosen, layout="together"))._bound_deployment.init_args[1]
+        refs = in_one.together._bound_deployment.init_args[1]
+        assert (GUARD in refs) == (stages.guard is not None)
+        return *resolve_guard(chosen), stages.guard is not None
 
     ref, why, inside = graph()
     assert ref.startswith("recognition@")
