@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rayface.errors import RayfaceError
+from serve.proxy import quick_ways
 from serve.settings import Settings, settings_from
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,6 +101,15 @@ def check_port(host: str, port: int) -> None:
 
 def run(settings: Settings, http: dict[str, Any]) -> None:
     """Start Ray (or join the cluster of $RAY_ADDRESS) and the application; block until SIGINT or SIGTERM."""
+    if os.environ.get("RAY_ADDRESS"):
+        _run(settings, http)
+        return
+    with quick_ways() as variables:
+        os.environ.update(variables)
+        _run(settings, http)
+
+
+def _run(settings: Settings, http: dict[str, Any]) -> None:
     from serve.app import compose
 
     application = compose(settings)  # wrong models are found before anything is started

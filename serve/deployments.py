@@ -5,7 +5,6 @@ the event loop, which stays free for health checks, one call of a stage at a tim
 requests that wait (`Batcher`).
 """
 
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -21,29 +20,27 @@ from serve.settings import Settings, Stage
 
 
 class Cores:
-    """Torch threads for the calls that run in this process at the same time: what a call finds idle, at least one.
+    """Torch threads of a call, by the photos that a replica works on at the time.
 
-    `count`: cores to share; `most`: threads of one call. One photo alone is done sooner with several threads; of many
-    photos each is done with one thread, and more of them a second.
+    One photo alone is done sooner with several threads; of many, more are done a second with one thread each.
+    `count`: cores to share; `most`: threads of one call.
     """
 
     def __init__(self, count: int, most: int) -> None:
-        self._count, self._most = count, most
-        self._running, self._lock = 0, threading.Lock()
+        self._count, self._most, self._photos = count, most, 0
+
+    @property
+    def threads(self) -> int:
+        return max(1, min(self._most, self._count // max(1, self._photos)))
 
     @contextmanager
-    def share(self) -> Iterator[None]:
-        import torch
-
-        with self._lock:
-            self._running += 1
-            threads = max(1, min(self._most, self._count // self._running))
-        torch.set_num_threads(threads)  # of the thread that calls
+    def photo(self) -> Iterator[None]:
+        """For as long as one photo is worked on; on the event loop."""
+        self._photos += 1
         try:
             yield
         finally:
-            with self._lock:
-                self._running -= 1
+            self._photos -= 1
 
 
 def decoded(data: bytes, limits: Limits) -> Photo:
@@ -75,7 +72,8 @@ class BatchedStage:
     def _run(self, items: list[Any]) -> Sequence[Any]:
         import torch
 
-        with self._cores.share(), torch.inference_mode():
+        torch.set_num_threads(self._cores.threads)  # of this thread
+        with torch.inference_mode():
             return self.run(items)
 
     def run(self, items: list[Any]) -> Sequence[Any]:

@@ -26,8 +26,8 @@ class Stage:
     target_ongoing: float = 4.0  # requests per replica that autoscaling aims at
     num_cpus: float = 0.1  # reserved with Ray, per replica
     num_gpus: float = 0.0  # above 0 the replica runs on cuda; a fraction shares the GPU
-    # Torch threads of a call; 0: one in a deployment of its own, in the layout `together` the cores that are idle, at
-    # most MOST_THREADS
+    # Torch threads of a call; 0: one in a deployment of its own; in the layout `together` all cores for one photo,
+    # their share for each of several, and at most MOST_THREADS
     threads: int = 0
     max_batch: int = 8  # requests whose faces go through a network together
     batch_wait_s: float = 0.0  # how long a free replica waits for more; a busy one collects anyway

@@ -29,7 +29,7 @@ from serve.settings import MOST_THREADS, Settings, Stage
 class Together:
     """The deployment of the layout `together`: image files in, results out, see `graph.Stages`.
 
-    Stages of different photos run at the same time, each on the cores that are idle; on a GPU they take turns.
+    Stages of different photos run at the same time, on their share of the cores; on a GPU they take turns.
     `refs`: `{use: models}` as `models.parse_shares` reads them; `user_config` may name others.
     """
 
@@ -40,11 +40,11 @@ class Together:
         self._models = {use: _stage(settings, use, side) for use in uses if use in refs}
         fusion = Fusion(settings, unguarded)
         own = settings.together
-        cores = Cores(own.threads or os.cpu_count() or 1, own.threads or MOST_THREADS)
+        self._cores = Cores(own.threads or os.cpu_count() or 1, own.threads or MOST_THREADS)
         turns = ThreadPoolExecutor(1) if own.num_gpus > 0 else None
         stages: list[BatchedStage] = [*self._models.values(), fusion]
         for stage in stages:
-            stage.join(cores, turns)
+            stage.join(self._cores, turns)
         around = {use: self._models.get(use) for use in ("detect", GUARD, "parse")}
         local: dict[str, Any] = {use: Local(stage) if stage else None for use, stage in around.items()}
         steps = {use: Local(stage) for use, stage in self._models.items() if use not in around}
@@ -58,16 +58,19 @@ class Together:
     async def process(
         self, data: bytes, steps: list[str], params: Params, format: str, quality: int
     ) -> tuple[bytes, dict[str, Any]]:
-        photo = await self._decoded(data)
-        result: tuple[bytes, dict[str, Any]] = await self._graph.process(photo, steps, params, format, quality)[-1]
+        with self._cores.photo():
+            photo = await self._decoded(data)
+            result: tuple[bytes, dict[str, Any]] = await self._graph.process(photo, steps, params, format, quality)[-1]
         return result
 
     async def detect(self, data: bytes) -> Work:
-        work: Work = await self._graph.detect(await self._decoded(data))[-1]
+        with self._cores.photo():
+            work: Work = await self._graph.detect(await self._decoded(data))[-1]
         return work
 
     async def parse(self, data: bytes) -> Work:
-        work: Work = await self._graph.parse(await self._decoded(data))[-1]
+        with self._cores.photo():
+            work: Work = await self._graph.parse(await self._decoded(data))[-1]
         return work
 
     async def _decoded(self, data: bytes) -> Photo:

@@ -1,13 +1,14 @@
 """What a deployment adds to the function it is built around, called without Ray."""
 
 import asyncio
+from contextlib import ExitStack
 
 import numpy as np
 import torch
 
 from rayface.imaging.codec import decode
 from rayface.work import FaceReport, Photo, Work
-from serve.deployments import Cores, Fusion
+from serve.deployments import BatchedStage, Cores, Fusion
 from serve.graph import Local
 from serve.settings import Settings, Stage
 from tests.scenes import scene
@@ -21,21 +22,24 @@ def work_of(changed: bool) -> Work:
     return Work(320, 240, crops, crops, matrices, [face], [], np.array([changed]), masks=masks)
 
 
-def test_calls_that_run_together_share_the_cores() -> None:
+def test_photos_that_are_worked_on_together_share_the_cores() -> None:
     cores = Cores(4, most=3)
-    before, seen = torch.get_num_threads(), []
-    try:
-        with cores.share():
-            seen.append(torch.get_num_threads())
-            with cores.share():
-                seen.append(torch.get_num_threads())
-                with cores.share(), cores.share(), cores.share():
-                    seen.append(torch.get_num_threads())
-        with cores.share():
-            seen.append(torch.get_num_threads())
-    finally:
-        torch.set_num_threads(before)
-    assert seen == [3, 2, 1, 3]
+    seen = [cores.threads]
+    with ExitStack() as photos:
+        for _ in range(5):
+            photos.enter_context(cores.photo())
+            seen.append(cores.threads)
+    assert [*seen, cores.threads] == [3, 3, 2, 1, 1, 1, 3]
+    before = torch.get_num_threads()
+
+    async def threads_of_a_call() -> int:
+        stage = BatchedStage(Stage(threads=1))
+        stage.run = lambda items: [torch.get_num_threads() for _ in items]  # type: ignore[method-assign]
+        stage.join(cores, None)
+        return int(await stage.batcher("item"))
+
+    assert asyncio.run(threads_of_a_call()) == 3
+    assert torch.get_num_threads() == before, "only the stage's own thread is concerned"
 
 
 def test_local_stages_are_chained_like_handles_and_cancelled_down_the_chain() -> None:
