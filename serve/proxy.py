@@ -16,9 +16,8 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 MESSAGE_BYTES = 1 << 30  # of a call's arguments or result, which are photos; Ray Serve's own limit is 4 MiB
-FOLDER = (
-    "/tmp"  # whatever TMPDIR says: the path of HAProxy's socket may have 97 characters, of which Ray Serve takes 60
-)
+FOLDER = "/tmp"  # whatever TMPDIR says: HAProxy's socket may have a path of 97 characters; Ray Serve takes 60 of them
+SECONDS_TO_END = 1.0  # after Ray was told to, its processes end and may write once more
 
 
 @contextmanager
