@@ -56,6 +56,10 @@ lock: ## pin the newest versions that pyproject.toml allows (needs uv and the ne
 	uv pip compile pyproject.toml --all-extras --generate-hashes --universal --python-version 3.11 --upgrade \
 	  --no-emit-index-url --custom-compile-command "make lock" -o requirements.lock
 
+.PHONY: soak
+soak: $(STAMP) ## 15 minutes of mixed load on the service (PHOTOS=folder of pictures of one face each)
+	PYTHONPATH=. $(PY) benchmarks/soak.py --photos $(PHOTOS) $(ARGS)
+
 # make bench-ingest runs benchmarks/ingest.py; more arguments by ARGS="..."
 bench-%: $(STAMP)
 	$(PY) benchmarks/$(subst -,_,$*).py $(ARGS)

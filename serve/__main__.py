@@ -104,8 +104,7 @@ def run(settings: Settings, http: dict[str, Any]) -> None:
     if os.environ.get("RAY_ADDRESS"):
         _run(settings, http)
         return
-    with quick_ways() as variables:
-        os.environ.update(variables)
+    with quick_ways():
         _run(settings, http)
 
 

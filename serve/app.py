@@ -162,7 +162,7 @@ def _deploy(cls: Any, name: str, settings: Settings, stage: Stage, user_config: 
         "max_surge_percent": stage.surge_percent,
         "ray_actor_options": {"num_cpus": stage.num_cpus, "num_gpus": stage.num_gpus},
         # Two batches: one in the network, one that collects.
-        "max_ongoing_requests": max(2 * stage.max_batch, 4),
+        "max_ongoing_requests": max(2 * stage.batch, 4),
         "max_queued_requests": 4 * settings.max_in_flight,
         "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=settings.retry_after_s),
         "logging_config": _logging(),

@@ -62,7 +62,7 @@ class BatchedStage:
         if stage.num_gpus > 0:  # a fraction of a GPU is a scheduling figure; this bounds the memory as well
             torch.cuda.set_per_process_memory_fraction(min(1.0, stage.num_gpus))
         self._cores = Cores(stage.threads or 1, stage.threads or 1)
-        self.batcher = Batcher(self._run, stage.max_batch, stage.batch_wait_s)
+        self.batcher = Batcher(self._run, stage.batch, stage.batch_wait_s)
 
     def join(self, cores: Cores, executor: Executor | None) -> None:
         """Share a replica with other stages: its cores, and, where they take turns, the thread that runs them."""

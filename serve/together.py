@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,8 @@ from serve.deployments import (
 from serve.graph import Local, Stages
 from serve.settings import MOST_THREADS, Settings, Stage
 
+logger = logging.getLogger("ray.serve")
+
 
 class Together:
     """The deployment of the layout `together`: image files in, results out, see `graph.Stages`.
@@ -34,7 +37,7 @@ class Together:
     """
 
     def __init__(self, settings: Settings, refs: Mapping[str, str], side: int, unguarded: str) -> None:
-        self._refs, self._limits = dict(refs), settings.limits
+        self._refs, self._limits, self._refused = dict(refs), settings.limits, ""
         settings = _all_on(settings, settings.together)
         uses = ("detect", *settings.steps, "parse", GUARD)
         self._models = {use: _stage(settings, use, side) for use in uses if use in refs}
@@ -52,6 +55,10 @@ class Together:
 
     async def reconfigure(self, config: Mapping[str, str]) -> None:
         """Serve the models of `config`, by use, and for other uses those that the replica started with."""
+        unknown = ", ".join(sorted(set(config) - set(self._models)))
+        self._refused = f"{unknown}: not in use; in use are {', '.join(self._models)}" if unknown else ""
+        if unknown:
+            logger.error("user_config names models of %s", self._refused)
         for use, stage in self._models.items():
             await stage.reconfigure({"model": config.get(use, self._refs[use])})
 
@@ -77,7 +84,8 @@ class Together:
         return await asyncio.to_thread(decoded, data, self._limits)
 
     async def serving(self) -> dict[str, dict[str, str]]:
-        return {use: await stage.serving() for use, stage in self._models.items()}
+        told = {use: await stage.serving() for use, stage in self._models.items()}
+        return {use: {**one, "refused": one["refused"] or self._refused} for use, one in told.items()}
 
     async def counts(self) -> dict[str, dict[str, int]]:
         """`BatchedStage.counts` by use."""

@@ -19,23 +19,35 @@ from serve.proxy import FOLDER, free_ports, quick_ways
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("RAY_SERVE_")}
+
+
 def test_a_proxy_that_was_chosen_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "0")
-    with quick_ways() as variables:
-        assert variables == {}
+    before = variables()
+    with quick_ways():
+        assert variables() == before
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="HAProxy's package is for Linux")
-def test_two_services_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_services_do_not_meet_and_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_SERVE_ENABLE_HA_PROXY", raising=False)
-    with quick_ways() as one, quick_ways() as other:
-        own = {name for name in one if name.endswith(("_PORT", "_PATH", "_LOC", "_BASE", "_FILE"))}
-        assert len(own) == 7
-        assert all(one[name] != other[name] for name in own)
-        assert len(one["RAY_SERVE_HAPROXY_SOCKET_PATH"]) < 40
-        folder = Path(one["RAY_SERVE_HAPROXY_SERVER_STATE_BASE"])
-        assert folder.is_dir()
-    assert not folder.exists()
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_NBTHREAD", "3")
+    before, found = variables(), []
+    for _ in range(2):
+        with quick_ways():
+            found.append(variables())
+            folder = Path(os.environ["RAY_SERVE_HAPROXY_SERVER_STATE_BASE"])
+            assert folder.is_dir()
+        assert variables() == before
+        assert not folder.exists()
+    one, other = found
+    own = {name for name in one if name.endswith(("_PORT", "_PATH", "_LOC", "_BASE", "_FILE"))}
+    assert len(own) == 7
+    assert all(one[name] != other[name] for name in own)
+    assert one["RAY_SERVE_HAPROXY_NBTHREAD"] == "3"
+    assert len(one["RAY_SERVE_HAPROXY_SOCKET_PATH"]) < 40
 
 
 def folders() -> set[Path]:

@@ -53,7 +53,7 @@ def service(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "steps": ["enhance", "upscale"],
         "max_output_megapixels": 1.3,
         # Tiny networks are done before the next request arrives; held open for a moment, batches are shared.
-        **{stage: {"batch_wait_s": 0.05} for stage in ("detector", "step", "parser")},
+        **{stage: {"max_batch": 8, "batch_wait_s": 0.05} for stage in ("detector", "step", "parser")},
     }
     serve.run(build(args), name="rayface", route_prefix="/")
     with httpx.Client(base_url=url, timeout=60) as client:

@@ -43,11 +43,13 @@ def test_settings_keep_the_presets_other_values() -> None:
         ({"timeout_s": 0}, "timeout_s is 0.*above 0"),
         ({"preset": "laptop2"}, "laptop2.*laptop, gpu"),
         ({"detector": {"min_replicas": 3, "max_replicas": 2}}, "detector: min_replicas is 3, max_replicas 2"),
-        ({"parser": {"max_batch": 0}}, "parser: max_batch"),
-        ({"guard": {"max_batch": 0}}, "guard: max_batch"),
+        ({"parser": {"max_batch": -1}}, "parser: max_batch"),
+        ({"guard": {"max_batch": -1}}, "guard: max_batch"),
         ({"identity_guard": "warn"}, "identity_guard is 'warn'; give one of: blend, skip, off"),
         ({"similarity_threshold": 2}, "similarity_threshold is 2.0; give a cosine"),
         ({"steps": []}, "steps is empty"),
+        ({"layout": "apart"}, "layout is 'apart'; give one of: together, separate"),
+        ({"together": {"max_replicas": 0}}, "together: min_replicas is 1, max_replicas 0"),
     ],
 )
 def test_wrong_settings_are_named(args: dict[str, object], message: str) -> None:
@@ -66,7 +68,8 @@ def test_the_config_files_are_valid_for_serve_and_give_settings(file: str) -> No
     suggested = path.read_text().partition("    # deployments:")[2].replace("    # ", "    ")
     as_suggested = yaml.safe_load(path.read_text() + "    deployments:" + suggested)
     (enhancer,) = ServeDeploySchema.model_validate(as_suggested).applications[0].deployments
-    assert sum(parse_shares(enhancer.user_config["model"]).values()) == 1
+    (models,) = enhancer.user_config.values()
+    assert sum(parse_shares(models).values()) == 1
     args, http = read_config(str(path))
     settings = settings_from(args)
     assert settings.steps == ("enhance", "upscale")
