@@ -133,7 +133,7 @@ def _low_frequencies(change: Tensor, region: Tensor) -> Tensor:
     sigma = size * COLOUR_SCALE
     weight = region[:, None].float()
     layers = torch.cat([change * weight, weight], 1)
-    coarse = math.gcd(size, COARSE)  # on means of blocks: the blur leaves nothing finer, and takes most time at full size
+    coarse = math.gcd(size, COARSE)  # on means of blocks: nothing finer is left, and at full size it takes long
     blurred = gaussian_blur(functional.avg_pool2d(layers, coarse), sigma / coarse)
     blurred = functional.interpolate(blurred, (size, size), mode="bilinear", align_corners=False)
     return blurred[:, :-1] / blurred[:, -1:].clamp(min=1e-3)
