@@ -15,7 +15,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from typing import Any
 
 from benchmarks.serving.load import Client, Samples, closed_loop, open_loop, watched
 from benchmarks.serving.payloads import LAYOUTS, payloads
+from serve.proxy import free_ports
 
 START_SECONDS = 180
 OPEN_LOOP_SHARE = 0.7  # of the throughput a variant had in its closed loop of the highest concurrency
@@ -44,12 +44,6 @@ class Variant:
     once: Callable[[bytes], bytes]
     closed: Callable[[bytes, int, float], Samples]
     open: Callable[[bytes, float, float, int], Samples] | None = None
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -116,7 +110,7 @@ def in_process(name: str, child: "subprocess.Popen[str]", folder: Path) -> Varia
 def start(name: str, stack: ExitStack, options: argparse.Namespace) -> Variant:
     """The variant of a name such as in-process-w2t1, litserve-w2t1 or rayface."""
     kind, _, shape = name.rpartition("-") if name.endswith(("w1t2", "w2t1")) else (name, "", "")
-    port = free_port()
+    (port,) = free_ports(1)
     if kind.startswith("rayface"):
         config = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "config.yaml"
         config.write_text(configured(options, kind.partition("-")[2]))
@@ -146,7 +140,7 @@ def configured(options: argparse.Namespace, layout: str) -> str:
 
 
 def check_same(variants: list[Variant], photos: dict[str, bytes]) -> None:
-    """Every variant's answer to every photo must be the same bytes, and not the photo itself."""
+    """Every variant's answer to every photo must be the same bytes."""
     for payload, photo in photos.items():
         answers = {variant.name: variant.once(photo) for variant in variants}
         first, *others = answers.values()

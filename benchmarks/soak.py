@@ -26,9 +26,10 @@ import aiohttp
 import numpy as np
 from aiohttp import ClientSession, ClientTimeout, FormData
 
-from benchmarks.serve import free_port, http_variant, process
+from benchmarks.serve import http_variant, process
 from benchmarks.serving.load import memory_megabytes
 from benchmarks.serving.payloads import payloads
+from serve.proxy import free_ports
 
 ANSWER_SECONDS = 150  # no request may stay without an answer for longer
 JPEG = {"content-type": "image/jpeg"}
@@ -199,7 +200,7 @@ def main() -> int:
     options = parser.parse_args()
     photos = payloads(options.photos, ["640", "1280x960", "12mp"])
     with ExitStack() as stack:
-        port = free_port()
+        (port,) = free_ports(1)
         command = [sys.executable, "-m", "serve", "--port", str(port)]
         child = stack.enter_context(process(command + (["--config", options.config] if options.config else [])))
         url = f"http://127.0.0.1:{port}"

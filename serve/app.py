@@ -17,7 +17,7 @@ from rayface.guard import STAGE as GUARD
 from rayface.guard import choose_guard
 from rayface.terms import commercial_only
 from serve.deployments import FaceDetector, FaceGuard, FaceParser, Fusion, PhotoStepRunner, StepRunner
-from serve.graph import OneReplica, Stages
+from serve.graph import Graph, OneReplica, Stages
 from serve.ingress import Ingress
 from serve.keys import keys_from_environment
 from serve.models import join_shares, parse_shares, pinned, versioned
@@ -46,7 +46,12 @@ def compose(settings: Settings) -> Application:
     only = settings.commercial_only or commercial_only()
     keys = {**settings.api_keys, **keys_from_environment()}
     settings = dataclasses.replace(settings, store=_absolute(settings.store), commercial_only=only, api_keys=keys)
-    graph = _together(settings) if settings.layout == "together" else _separate(settings)
+    refs = resolve_models(settings)
+    recogniser, unguarded = resolve_guard(settings)
+    if recogniser:
+        refs[GUARD] = recogniser
+    side = _crop_side(settings, refs) if "detect" in refs else 0
+    graph = (_together if settings.layout == "together" else _separate)(settings, refs, side, unguarded)
     in_memory = serve.deployment(
         name="reports",
         ray_actor_options={"num_cpus": 0},
@@ -61,30 +66,22 @@ def compose(settings: Settings) -> Application:
     return ingress.bind(settings, graph, reports)
 
 
-def _together(settings: Settings) -> OneReplica:
-    refs = resolve_models(settings)
-    recogniser, unguarded = resolve_guard(settings)
-    finds_faces = "detect" in refs
-    side = _crop_side(settings, refs) if finds_faces else 0
-    if recogniser:
-        refs[GUARD] = recogniser
+def _together(settings: Settings, refs: Mapping[str, str], side: int, unguarded: str) -> Graph:
     deployment = _deploy(Together, "stages", settings, settings.together, refs)
-    # Batches collect within the replica: as many photos as all ingress replicas let in at a time keep it busy.
+    # Batches collect within the replica: as many photos as an ingress replica lets in at a time keep it busy.
     deployment = deployment.options(max_ongoing_requests=settings.max_in_flight + settings.max_running_jobs)
-    return OneReplica(deployment.bind(settings, refs, side, unguarded), finds_faces)
+    return OneReplica(deployment.bind(settings, refs, side, unguarded), "detect" in refs)
 
 
-def _separate(settings: Settings) -> Stages:
-    refs = resolve_models(settings)
+def _separate(settings: Settings, refs: Mapping[str, str], side: int, unguarded: str) -> Graph:
     steps = {name: _step(name, settings, refs[name]).bind(settings, name) for name in settings.steps}
     detector = parser = guard = None  # steps on whole photos need none of them
     if "detect" in refs:
         finder = _model_stage(FaceDetector, "detector", settings, settings.detector, refs["detect"])
-        detector = finder.bind(settings, _crop_side(settings, refs))
+        detector = finder.bind(settings, side)
         parser = _model_stage(FaceParser, "parser", settings, settings.parser, refs["parse"]).bind(settings)
-    recogniser, unguarded = resolve_guard(settings)
-    if recogniser:
-        guard = _model_stage(FaceGuard, "guard", settings, settings.guard, recogniser).bind(settings)
+    if GUARD in refs:
+        guard = _model_stage(FaceGuard, "guard", settings, settings.guard, refs[GUARD]).bind(settings)
     fusion = _deploy(Fusion, "fusion", settings, settings.fusion).bind(settings, unguarded)
     return Stages(detector, steps, guard, parser, fusion)
 

@@ -18,11 +18,11 @@ Ask = Callable[[Call], Awaitable[Any]]
 class Graph(Protocol):
     """Each makes calls and returns their responses in order; the last one's value is the answer.
 
-    `photo` is what `taken` made of an image file, in a thread: for `Stages` a `Photo` in the object store, from which
+    `photo` is what `taken` made of an image file: for `Stages` a `Photo` in the object store, from which
     every deployment maps it; for `OneReplica` the file itself, decoded there.
     """
 
-    def taken(self, data: bytes, limits: Limits) -> Any: ...
+    async def taken(self, data: bytes, limits: Limits) -> Any: ...
 
     @property
     def finds_faces(self) -> bool: ...
@@ -54,12 +54,12 @@ class Stages:
     def finds_faces(self) -> bool:
         return self.detector is not None
 
-    def taken(self, data: bytes, limits: Limits) -> Any:
+    async def taken(self, data: bytes, limits: Limits) -> Any:
         import ray
 
         from serve.deployments import decoded
 
-        return ray.put(decoded(data, limits))
+        return await asyncio.to_thread(lambda: ray.put(decoded(data, limits)))
 
     def process(self, photo: Any, steps: list[str], params: Params, format: str, quality: int) -> list[Any]:
         """The order is that of `Pipeline.process`."""
@@ -103,7 +103,7 @@ class OneReplica:
     together: Any
     finds_faces: bool
 
-    def taken(self, data: bytes, limits: Limits) -> bytes:
+    async def taken(self, data: bytes, limits: Limits) -> bytes:
         return data
 
     def process(self, photo: Any, steps: list[str], params: Params, format: str, quality: int) -> list[Any]:

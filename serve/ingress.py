@@ -113,7 +113,7 @@ class Ingress:
         return {"status": "ok" if good else "degraded", "deployments": states}
 
     async def _taken(self, data: bytes) -> Any:
-        return await asyncio.to_thread(self._graph.taken, data, self.settings.limits)
+        return await self._graph.taken(data, self.settings.limits)
 
     async def _result(
         self, chain: Callable[[], Sequence[Any]], timeout_s: float | None = None, again: int = TRIES_AGAIN

@@ -37,7 +37,8 @@ def quick_ways() -> Iterator[None]:
     finally:
         for name in variables.keys() - chosen.keys():
             del os.environ[name]
-        time.sleep(SECONDS_TO_END)
+        if any(Path(folder).iterdir()):  # HAProxy was there
+            time.sleep(SECONDS_TO_END)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -14,6 +14,7 @@ from serve.jobs import JobLimits
 from serve.keys import check_digests
 
 LAYOUTS = ("together", "separate")
+STAGES = ("detector", "step", "photo_step", "guard", "parser", "fusion")  # settings of a photo's way, each a `Stage`
 MOST_THREADS = 4  # more hardly make a network faster on crops of 256 px
 
 
@@ -109,7 +110,7 @@ class Settings:
         if self.layout not in LAYOUTS:
             raise RayfaceError(f"settings.layout is {self.layout!r}; give one of: {', '.join(LAYOUTS)}.")
         check_digests(self.api_keys, "settings.api_keys")
-        for name in ("ingress", "together", "detector", "step", "photo_step", "guard", "parser", "fusion"):
+        for name in ("ingress", "together", *STAGES):
             _check_stage(name, getattr(self, name))
 
     @property

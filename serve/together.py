@@ -24,7 +24,7 @@ from serve.deployments import (
     decoded,
 )
 from serve.graph import Local, Stages
-from serve.settings import MOST_THREADS, Settings, Stage
+from serve.settings import MOST_THREADS, STAGES, Settings, Stage
 
 logger = logging.getLogger("ray.serve")
 
@@ -104,6 +104,5 @@ def _stage(settings: Settings, use: str, side: int) -> ModelStage:
 
 def _all_on(settings: Settings, own: Stage) -> Settings:
     """`settings` with every stage on the device of `own`."""
-    names = ("detector", "step", "photo_step", "guard", "parser", "fusion")
-    placed = {name: dataclasses.replace(getattr(settings, name), num_gpus=own.num_gpus) for name in names}
+    placed = {name: dataclasses.replace(getattr(settings, name), num_gpus=own.num_gpus) for name in STAGES}
     return dataclasses.replace(settings, **placed)
