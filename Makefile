@@ -10,6 +10,8 @@ export PYTHON
 
 # More arguments for pytest: make test PYTEST_ARGS="-k parser"
 PYTEST_ARGS ?=
+# Two processes: tests on Ray mostly wait for its processes to start. Each keeps a group (tests/conftest.py).
+PARALLEL := -n 2 --dist loadgroup
 
 .PHONY: help
 help: ## list the targets
@@ -30,7 +32,7 @@ demo: $(STAMP) ## from nothing to a result: data, training, tuning, service, rep
 
 .PHONY: test
 test: $(STAMP) ## all tests but the slow ones (PYTEST_ARGS="-k name" for some)
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 .PHONY: test-slow
 test-slow: $(STAMP) ## the tests that take minutes each
@@ -58,11 +60,11 @@ lock: ## pin the newest versions that pyproject.toml allows (needs uv and the ne
 
 .PHONY: soak
 soak: $(STAMP) ## 15 minutes of mixed load on the service (PHOTOS=folder of pictures of one face each)
-	PYTHONPATH=. $(PY) benchmarks/soak.py --photos $(PHOTOS) $(ARGS)
+	$(PY) -m benchmarks.soak --photos $(PHOTOS) $(ARGS)
 
 # make bench-ingest runs benchmarks/ingest.py; more arguments by ARGS="..."
 bench-%: $(STAMP)
-	$(PY) benchmarks/$(subst -,_,$*).py $(ARGS)
+	$(PY) -m benchmarks.$(subst -,_,$*) $(ARGS)
 
 .PHONY: hooks
 hooks: $(STAMP) ## run the checks before every commit

@@ -1,6 +1,6 @@
 """The composed service beside the same work in one process, behind FastAPI, and behind LitServe.
 
-    PYTHONPATH=. python benchmarks/serve.py --photos DIR [--seconds 20] [--rounds 3] [--concurrency 1,4,16] \
+    python -m benchmarks.serve --photos DIR [--seconds 20] [--rounds 3] [--concurrency 1,4,16] \
         [--payloads 640,1280x960,12mp] [--variants ...] [--open-loop] --out serve.json
 
 Same weights, same decoder and encoder; the answers of all variants are compared before anything is timed, and must be

@@ -1,6 +1,6 @@
 """Mixed load on the service for a long time: what is wrong gets a clear 4xx or 503, what is right is answered.
 
-    PYTHONPATH=. python benchmarks/soak.py --photos DIR [--minutes 15] [--clients 6] [--out soak.json]
+    python -m benchmarks.soak --photos DIR [--minutes 15] [--clients 6] [--out soak.json]
 
 Starts `python -m serve` (with `--config FILE` if given) and sends it photos, several at once, jobs, broken and empty
 files, bombs, bodies that are too large, wrong parameters, slow uploads, and clients that go away before or after their
@@ -13,8 +13,10 @@ import argparse
 import asyncio
 import json
 import random
+import struct
 import sys
 import time
+import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, suppress
@@ -34,8 +36,18 @@ from serve.proxy import free_ports
 ANSWER_SECONDS = 150  # no request may stay without an answer for longer
 JPEG = {"content-type": "image/jpeg"}
 BUSY = 503
-# A PNG header that promises 30000 x 30000 pixels.
-BOMB = bytes.fromhex("89504e470d0a1a0a0000000d49484452000075300000753008020000000000000000000000")
+BOMB_SIDE = 30_000  # px
+
+
+def bomb() -> bytes:
+    """A whole black PNG of 900 megapixels in some 100 kB."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", BOMB_SIDE, BOMB_SIDE, 1, 0, 0, 0, 0)  # 1 bit a pixel, grey
+    rows = zlib.compress(bytes(BOMB_SIDE * (1 + BOMB_SIDE // 8)), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 @dataclass
@@ -55,6 +67,7 @@ class Visitor:
     session: ClientSession
     url: str
     photos: dict[str, bytes]
+    bomb: bytes
     found: Found
     draws: random.Random
 
@@ -113,7 +126,7 @@ class Visitor:
         cut = self.photos["640"][: self.draws.randrange(1, len(self.photos["640"]) // 2)]
         body, wanted = self.draws.choice(
             [
-                (b"GIF89a" + bytes(200), {415, 422}), (b"", {400}), (BOMB, {413}), (cut, {400, 415, 422}),
+                (b"GIF89a" + bytes(200), {415, 422}), (b"", {400}), (self.bomb, {413}), (cut, {400, 415, 422}),
                 (bytes(21 * 1024 * 1024), {413}),
             ]
         )  # fmt: skip
@@ -166,11 +179,11 @@ class Visitor:
 
 
 async def soak(url: str, photos: dict[str, bytes], pid: int, minutes: float, clients: int) -> Found:
-    found, end = Found(), time.monotonic() + 60 * minutes
+    found, bombed, end = Found(), bomb(), time.monotonic() + 60 * minutes
 
     async def come_again(seed: int) -> None:
         async with ClientSession(timeout=ClientTimeout(total=ANSWER_SECONDS)) as session:
-            visitor = Visitor(session, url, photos, found, random.Random(seed))
+            visitor = Visitor(session, url, photos, bombed, found, random.Random(seed))
             while time.monotonic() < end:
                 await visitor.visit()
 

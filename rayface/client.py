@@ -27,6 +27,8 @@ Format = Literal["jpeg", "png", "webp"]
 Box = Sequence[float]  # x0 y0 x1 y1
 LONGEST_PAUSE_S = 30.0
 KIND_PREFIX = "urn:rayface:problem:"
+BUSY = (429, 503)
+LOST = (500, 502, 504)  # without a problem document: a proxy says that the process behind it went away
 
 
 class ServiceError(RayfaceError):
@@ -72,9 +74,9 @@ class Job:
 class Client:
     """Asks the service at `url`.
 
-    `timeout`: seconds without an answer; `retries`: how often a refusal (503 or 429) is tried again after the seconds
-    that its Retry-After names, 30 at most. What the service refuses is raised as ServiceError, what does not reach it
-    as an error of httpx.
+    `timeout`: seconds without an answer; `retries`: how often a request is sent again that was refused for now (503 or
+    429; after the seconds that Retry-After names, 30 at most) or was lost with the process that worked on it. What the
+    service refuses is raised as ServiceError, what does not reach it as an error of httpx.
     """
 
     def __init__(self, url: str, api_key: str | None = None, timeout: float = 120.0, retries: int = 3) -> None:
@@ -176,14 +178,24 @@ class Client:
         return self._ask("POST", path, files=files, headers=headers)
 
     def _ask(self, method: str, path: str, **what: Any) -> "httpx.Response":
+        import httpx
+
+        error: Exception
         for attempt in range(self._retries + 1):
-            answer = self._http.request(method, path, **what)
-            if answer.is_success:
-                return answer
-            error = _error(answer)
-            if answer.status_code not in (429, 503) or attempt == self._retries:
-                break
-            time.sleep(min(1.0 if error.retry_after is None else error.retry_after, LONGEST_PAUSE_S))
+            pause = 1.0
+            try:
+                answer = self._http.request(method, path, **what)
+            except (httpx.RemoteProtocolError, httpx.ReadError) as lost:  # it was on its way, and nothing came back
+                error = lost
+            else:
+                if answer.is_success:
+                    return answer
+                error = _error(answer)
+                if not (error.status in BUSY or (error.status in LOST and not error.kind)):
+                    break
+                pause = pause if error.retry_after is None else min(error.retry_after, LONGEST_PAUSE_S)
+            if attempt < self._retries:
+                time.sleep(pause)
         raise error
 
 

@@ -128,7 +128,7 @@ def _run(settings: Settings, http: dict[str, Any]) -> None:
         threading.Event().wait()
     except KeyboardInterrupt:
         print("Stopping ...", flush=True)
-    except RuntimeError as error:
+    except (RuntimeError, ray.exceptions.RayError) as error:
         raise RayfaceError(f"The service did not start: {error}") from error
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C must not leave processes behind

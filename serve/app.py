@@ -20,7 +20,7 @@ from serve.deployments import FaceDetector, FaceGuard, FaceParser, Fusion, Photo
 from serve.graph import Graph, OneReplica, Stages
 from serve.ingress import Ingress
 from serve.keys import keys_from_environment
-from serve.models import join_shares, parse_shares, pinned, versioned
+from serve.models import join_pinned, parse_shares, versioned
 from serve.reports import Reports
 from serve.settings import Settings, Stage, settings_from
 from serve.together import Together
@@ -98,19 +98,20 @@ def resolve_models(settings: Settings) -> dict[str, str]:
     first = {use: next(iter(shares)) for use, shares in named.items()}
     store = open_store(settings.store, settings.commercial_only)
     wanted = {use: named.get(use, {ref: 1.0}) for use, ref in choose_models(store, settings.steps, first).items()}
-    return {
-        use: join_shares({pinned(settings, use, ref): share for ref, share in shares.items()})
-        for use, shares in wanted.items()
-    }
+    return {use: join_pinned(settings, use, shares) for use, shares in wanted.items()}
 
 
 def resolve_guard(settings: Settings) -> tuple[str, str]:
-    """The recogniser of the identity guard, as `name@version`, and ""; or "" and why identity is not checked."""
+    """The recogniser of the identity guard, as `resolve_models` gives models, and ""; or "" and why identity is not
+    checked.
+    """
     from rayface.pipeline import face_steps
     from rayface.store import open_store
 
     if not face_steps(settings.steps):
         return "", ""
+    if GUARD in settings.models and settings.identity_guard != "off":
+        return join_pinned(settings, GUARD, parse_shares(settings.models[GUARD])), ""
     store = open_store(settings.store, settings.commercial_only)
     action, threshold = settings.identity_guard, settings.similarity_threshold
     ref, unguarded = choose_guard(store, settings.models, action, threshold, settings.allowed_licences)

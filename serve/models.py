@@ -42,7 +42,7 @@ def parse_shares(text: str) -> dict[str, float]:
     return {ref: share / total for ref, share in shares.items()}
 
 
-def join_shares(shares: dict[str, float]) -> str:
+def join_shares(shares: Mapping[str, float]) -> str:
     """The reverse of `parse_shares`."""
     return next(iter(shares)) if len(shares) == 1 else ", ".join(f"{ref}={share:g}" for ref, share in shares.items())
 
@@ -67,6 +67,15 @@ def pinned(settings: Settings, use: str, ref: str) -> str:
             f"{allowed}. Train a model on data of your own, or allow it."
         )
     return versioned(ref, info)
+
+
+def join_pinned(settings: Settings, use: str, shares: Mapping[str, float]) -> str:
+    """`join_shares` of `pinned` references; a model that is named in two ways gets both shares."""
+    total: dict[str, float] = {}
+    for ref, share in shares.items():
+        name = pinned(settings, use, ref)
+        total[name] = total.get(name, 0.0) + share
+    return join_shares(total)
 
 
 def versioned(ref: str, info: Mapping[str, Any]) -> str:

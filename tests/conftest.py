@@ -48,9 +48,15 @@ def cost(item: pytest.Item) -> int:
     return 1 if item.get_closest_marker("ray") or "ray_cluster" in getattr(item, "fixturenames", ()) else 0
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Order tests by cost and deselect (not skip) the slow ones unless asked for."""
+    """Order tests by cost, deselect (not skip) the slow ones unless asked for, and keep those of a folder that need
+    Ray together: `make test` runs two processes, each with one cluster at most.
+    """
     items.sort(key=cost)  # stable: within a cost, the order of the files stays
+    for item in items:
+        if cost(item):
+            item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
     if not slow_wanted(config.option.markexpr, os.environ.get("RAYFACE_SLOW")):
         slow = [item for item in items if item.get_closest_marker("slow")]
         if slow:
@@ -60,7 +66,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A real local Ray cluster of 4 (logical) CPUs, started once a session.
+    """A real local Ray cluster of 4 (logical) CPUs, started once a session (of each process).
 
     Without the dashboard: it costs 2 to 3 s at the start (6.6 against 8.8 s on 2 cores). Tests that submit
     jobs start their own `ray start --head`, as a user does.

@@ -82,3 +82,10 @@ def test_make_help_lists_every_target() -> None:
         assert f"\n  {target} " in "\n" + done.stdout
     for benchmark in (ROOT / "benchmarks").glob("[a-z]*.py"):
         assert f"  bench-{benchmark.stem.replace('_', '-')} " in done.stdout
+
+
+@pytest.mark.parametrize("name", ["serve", "soak"])
+def test_benchmarks_of_the_service_find_what_they_import(name: str) -> None:
+    """A benchmark's folder has a `serve` of its own, which must not stand in for the package."""
+    done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", "--help"], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()

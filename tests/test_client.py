@@ -4,8 +4,11 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
+import httpx
 import pytest
 
 from rayface.client import Client, ServiceError
@@ -138,6 +141,52 @@ def test_a_busy_service_is_asked_again_after_the_time_it_names(client: Client, r
     finally:
         running.service.go.set()
         blocking.join()
+
+
+class Loses(BaseHTTPRequestHandler):
+    """A proxy in front of a process that goes away: what it says, request for request."""
+
+    answers: ClassVar[list[tuple[int, str, bytes]]] = []
+
+    def do_GET(self) -> None:
+        status, media_type, body = self.answers.pop(0)
+        if not status:
+            self.close_connection = True  # nothing comes back
+            return
+        self.send_response(status)
+        self.send_header("content-type", media_type)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_request_that_was_lost_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    lost, answered = (0, "", b""), (200, "application/json", b'{"models": []}')
+    proxy = (502, "text/html", b"Bad Gateway")
+    fault = (500, "application/problem+json", b'{"status": 500, "type": "urn:rayface:problem:internal"}')
+    server = HTTPServer(("127.0.0.1", 0), Loses)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with Client(f"http://127.0.0.1:{server.server_port}", retries=2) as client:
+            Loses.answers = [lost, proxy, answered]
+            assert client.models() == []
+            Loses.answers = [lost, lost, proxy, answered]
+            with pytest.raises(ServiceError, match="502 : Bad Gateway"):
+                client.models()
+            Loses.answers = [lost, lost, lost, answered]
+            with pytest.raises(httpx.RemoteProtocolError):
+                client.models()
+            Loses.answers = [fault, answered]
+            with pytest.raises(ServiceError, match="500 internal"):
+                client.models()
+            assert Loses.answers == [answered], "its own faults are the service's answer"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_without_httpx_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """A running service is changed and damaged under load, and loses nothing that it accepted."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -84,11 +85,12 @@ class Running:
         return "model" if self.layout == "separate" else "enhance"
 
 
-def deploy(service: Running, model: str, **args: Any) -> None:
-    """What `serve deploy` does with a config file in which the enhancer has this user_config."""
+def deploy(service: Running, model: str, autoscaling: dict[str, Any] | None = None, **args: Any) -> None:
+    """What `serve deploy` does with a config file in which the enhancer has this user_config, and `autoscaling`."""
     from ray.serve.context import _get_global_client
     from ray.serve.schema import ServeDeploySchema
 
+    scaling = {"autoscaling_config": autoscaling} if autoscaling else {}
     config = {
         "applications": [
             {
@@ -96,7 +98,7 @@ def deploy(service: Running, model: str, **args: Any) -> None:
                 "route_prefix": "/",
                 "import_path": "serve.app:build",
                 "args": {"layout": service.layout, "store": service.store, **ARGS, **args},
-                "deployments": [{"name": service.enhancer, "user_config": {service.use: model}}],
+                "deployments": [{"name": service.enhancer, "user_config": {service.use: model}, **scaling}],
             }
         ]
     }
@@ -186,3 +188,30 @@ def test_other_settings_replace_replicas_under_load(service: Running) -> None:
         served = len(told.models)
         until(lambda: len(told.models) > served + 10)
     assert (set(told.statuses) <= {200, 503}, told.odd) == (True, [])
+
+
+def target_replicas(deployment: str) -> float:
+    """What the node's metrics, as Prometheus reads them, say of a deployment."""
+    import ray
+
+    (node,) = (node for node in ray.nodes() if node["Alive"])
+    page = httpx.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics").text
+    of_deployment = re.compile(rf'^ray_serve_autoscaling_target_replicas{{.*deployment="{deployment}".*}} (\S+)$', re.M)
+    return max(map(float, of_deployment.findall(page)), default=0.0)
+
+
+def test_replicas_come_with_load_and_go_after_it(service: Running) -> None:
+    """And the metrics show it."""
+    name = service.enhancer
+    quick = {"upscale_delay_s": 1, "downscale_delay_s": 3, "look_back_period_s": 3, "metrics_interval_s": 1}
+    deploy(service, "enhancement@1", {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 1, **quick})
+    until(lambda: target_replicas(name) == 1)
+    with load(service.url) as told:
+        until(lambda: target_replicas(name) == 2 and len(replicas(name)) == 2)
+        served = len(told.models)
+        until(lambda: len(told.models) > served + 10)
+    assert (set(told.statuses) <= {200, 503}, told.odd) == (True, [])
+    until(lambda: target_replicas(name) == 1 and len(replicas(name)) == 1)
+    with load(service.url) as told:
+        until(lambda: len(told.models) > 10)
+    assert told.odd == []

@@ -192,3 +192,6 @@ def test_the_guard_is_in_the_graph_where_it_can_be(tmp_path: Path) -> None:
     assert refused[0] == ""
     assert "does not allow" in refused[1]
     assert not refused[2]
+    assert graph(models={GUARD: f"{ref}=3, recognition=1"}) == (ref, "", True)
+    with pytest.raises(RayfaceError, match="neighbour"):
+        graph(models={GUARD: f"{ref}=0.9, neighbour@1=0.1"})
