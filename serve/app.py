@@ -56,6 +56,7 @@ def compose(settings: Settings) -> Application:
         name="reports",
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=1000,
+        max_surge_percent=100,  # what it held is gone with it, but nobody waits for the new one
         logging_config=_logging(),
     )
     reports = in_memory(Reports).bind(settings.report_seconds, settings.max_reports, settings.jobs)

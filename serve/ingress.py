@@ -24,6 +24,7 @@ from serve.upload import check_photo
 TRIES_AGAIN = 3  # of a request whose replica died
 SECONDS_BETWEEN = 0.25
 REPORT_SECONDS = 0.1  # within which a report is kept once the photo is answered
+MEMORY_SECONDS = 10.0  # for an answer of the process that holds reports and jobs; it may be on its way up
 
 
 class Ingress:
@@ -80,23 +81,32 @@ class Ingress:
         self._reports.put.remote(identifier, report)  # on its way when the answer goes; no answer waits for it
 
     async def report(self, identifier: str) -> Json | None:
-        report: Json | None = await self._reports.get.remote(identifier)
+        report: Json | None = await self._remembered("get", identifier)
         if report is None:  # the answer may have overtaken it
             await asyncio.sleep(REPORT_SECONDS)
-            report = await self._reports.get.remote(identifier)
+            report = await self._remembered("get", identifier)
         return report
 
     async def submit(self, request: JobRequest) -> Json:
         return await self._result(lambda: [self._reports.submit.remote(request)], again=0)
 
     async def job(self, owner: str, identifier: str) -> Json | None:
-        return await self._reports.job.remote(owner, identifier)
+        return await self._remembered("job", owner, identifier)
 
     async def job_result(self, owner: str, identifier: str) -> JobResult | None:
-        return await self._reports.job_result.remote(owner, identifier)
+        return await self._remembered("job_result", owner, identifier)
 
     async def cancel_job(self, owner: str, identifier: str) -> bool:
-        return await self._reports.cancel_job.remote(owner, identifier)
+        return await self._remembered("cancel_job", owner, identifier)
+
+    async def _remembered(self, method: str, *args: str) -> Any:
+        """What the process with the reports and jobs says; 503 where it does not within seconds."""
+        try:
+            return await self._result(lambda: [getattr(self._reports, method).remote(*args)], MEMORY_SECONDS)
+        except RayfaceError as error:
+            if error.kind == "timeout":
+                raise problems.Overloaded(self.settings.retry_after_s) from error
+            raise
 
     async def models(self) -> list[Json]:
         """Of what the deployments serve now: it may be changed while they serve."""

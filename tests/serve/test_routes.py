@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -182,6 +183,22 @@ def test_back_pressure_of_a_stage_is_overload() -> None:
 
     with pytest.raises(Overloaded, match="busy"):
         asyncio.run(run())
+
+
+def test_reports_and_jobs_that_cannot_be_asked_for_are_a_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that holds them is on its way up."""
+
+    async def run() -> None:
+        never = SimpleNamespace(remote=lambda *_: asyncio.create_task(asyncio.sleep(60)))
+        reports = SimpleNamespace(get=never, job=never)
+        asked = Ingress(Settings(), OneReplica(None, finds_faces=True), reports)
+        with pytest.raises(Overloaded):
+            await asked.report("id")
+        with pytest.raises(Overloaded):
+            await asked.job("owner", "id")
+
+    monkeypatch.setattr("serve.ingress.MEMORY_SECONDS", 0.05)
+    asyncio.run(run())
 
 
 @pytest.mark.ray
