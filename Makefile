@@ -10,8 +10,8 @@ export PYTHON
 
 # More arguments for pytest: make test PYTEST_ARGS="-k parser"
 PYTEST_ARGS ?=
-# Two processes: tests on Ray mostly wait for its processes to start. Each keeps a group (tests/conftest.py).
-PARALLEL := -n 2 --dist loadgroup
+# Two processes: tests on Ray mostly wait for its processes to start. A file stays whole, as its tests share what they start.
+PARALLEL := -n 2 --dist loadfile
 
 .PHONY: help
 help: ## list the targets

@@ -4,8 +4,9 @@ import asyncio
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Any
 
 from rayface.guard import STAGE as GUARD
@@ -32,7 +33,9 @@ logger = logging.getLogger("ray.serve")
 class Together:
     """The deployment of the layout `together`: image files in, results out, see `graph.Stages`.
 
-    Stages of different photos run at the same time, on their share of the cores; on a GPU they take turns.
+    Stages of different photos run at the same time, on their share of the cores; on a GPU they take turns. On CPUs one
+    photo more than there are cores is worked on at a time: more would only take the caches and the memory from each
+    other. The rest wait as files.
     `refs`: `{use: models}` as `models.parse_shares` reads them; `user_config` may name others.
     """
 
@@ -43,7 +46,9 @@ class Together:
         self._models = {use: _stage(settings, use, side) for use in uses if use in refs}
         fusion = Fusion(settings, unguarded)
         own = settings.together
-        self._cores = Cores(own.threads or os.cpu_count() or 1, own.threads or MOST_THREADS)
+        cores = os.cpu_count() or 1
+        self._cores = Cores(own.threads or cores, own.threads or MOST_THREADS)
+        self._places = asyncio.Semaphore(settings.max_in_flight if own.num_gpus > 0 else cores + 1)
         turns = ThreadPoolExecutor(1) if own.num_gpus > 0 else None
         stages: list[BatchedStage] = [*self._models.values(), fusion]
         for stage in stages:
@@ -65,20 +70,27 @@ class Together:
     async def process(
         self, data: bytes, steps: list[str], params: Params, format: str, quality: int
     ) -> tuple[bytes, dict[str, Any]]:
-        with self._cores.photo():
+        async with self._place():
             photo = await self._decoded(data)
             result: tuple[bytes, dict[str, Any]] = await self._graph.process(photo, steps, params, format, quality)[-1]
         return result
 
     async def detect(self, data: bytes) -> Work:
-        with self._cores.photo():
+        async with self._place():
             work: Work = await self._graph.detect(await self._decoded(data))[-1]
         return work
 
     async def parse(self, data: bytes) -> Work:
-        with self._cores.photo():
+        async with self._place():
             work: Work = await self._graph.parse(await self._decoded(data))[-1]
         return work
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """Among the photos that are worked on."""
+        async with self._places:
+            with self._cores.photo():
+                yield
 
     async def _decoded(self, data: bytes) -> Photo:
         return await asyncio.to_thread(decoded, data, self._limits)

@@ -48,15 +48,9 @@ def cost(item: pytest.Item) -> int:
     return 1 if item.get_closest_marker("ray") or "ray_cluster" in getattr(item, "fixturenames", ()) else 0
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Order tests by cost, deselect (not skip) the slow ones unless asked for, and keep those of a folder that need
-    Ray together: `make test` runs two processes, each with one cluster at most.
-    """
+    """Order tests by cost and deselect (not skip) the slow ones unless asked for."""
     items.sort(key=cost)  # stable: within a cost, the order of the files stays
-    for item in items:
-        if cost(item):
-            item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
     if not slow_wanted(config.option.markexpr, os.environ.get("RAYFACE_SLOW")):
         slow = [item for item in items if item.get_closest_marker("slow")]
         if slow:

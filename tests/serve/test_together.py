@@ -85,6 +85,29 @@ def test_a_broken_photo_and_one_that_is_given_up_leave_nothing_behind(store: Mod
     asyncio.run(run())
 
 
+def test_of_many_photos_one_more_than_there_are_cores_is_worked_on(
+    store: ModelStore, face_png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.together.os.cpu_count", lambda: 2)
+
+    async def run() -> None:
+        replica, seen = together(store), []
+        await replica.reconfigure({})
+
+        async def watch() -> None:
+            while True:
+                seen.append(replica._cores._photos)
+                await asyncio.sleep(0)
+
+        watching = asyncio.create_task(watch())
+        results = await asyncio.gather(*(enhanced(replica, face_png) for _ in range(6)))
+        watching.cancel()
+        assert [report["changed"] for _, report in results] == [1] * 6
+        assert max(seen) == 3
+
+    asyncio.run(run())
+
+
 def grid(count: int) -> torch.Tensor:
     """The repository's own photo, which shows two faces, `count` times in rows of three."""
     photo = decode((ROOT / "docs/images/photo.jpg").read_bytes())
