@@ -10,8 +10,6 @@ export PYTHON
 
 # More arguments for pytest: make test PYTEST_ARGS="-k parser"
 PYTEST_ARGS ?=
-# Two processes: tests on Ray mostly wait for its processes to start. A file stays whole, as its tests share what they start.
-PARALLEL := -n 2 --dist loadfile
 
 .PHONY: help
 help: ## list the targets
@@ -32,7 +30,7 @@ demo: $(STAMP) ## from nothing to a result: data, training, tuning, service, rep
 
 .PHONY: test
 test: $(STAMP) ## all tests but the slow ones (PYTEST_ARGS="-k name" for some)
-	$(PY) -m pytest $(PARALLEL) $(PYTEST_ARGS)
+	$(PY) -m pytest $(PYTEST_ARGS)
 
 .PHONY: test-slow
 test-slow: $(STAMP) ## the tests that take minutes each

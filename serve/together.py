@@ -34,8 +34,8 @@ class Together:
     """The deployment of the layout `together`: image files in, results out, see `graph.Stages`.
 
     Stages of different photos run at the same time, on their share of the cores; on a GPU they take turns. On CPUs one
-    photo more than there are cores is worked on at a time: more would only take the caches and the memory from each
-    other. The rest wait as files.
+    photo more than there are cores is worked on at a time: more would not be done sooner, and the rest take less memory
+    as files than as pixels.
     `refs`: `{use: models}` as `models.parse_shares` reads them; `user_config` may name others.
     """
 

@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A real local Ray cluster of 4 (logical) CPUs, started once a session (of each process).
+    """A real local Ray cluster of 4 (logical) CPUs, started once a session.
 
     Without the dashboard: it costs 2 to 3 s at the start (6.6 against 8.8 s on 2 cores). Tests that submit
     jobs start their own `ray start --head`, as a user does.
