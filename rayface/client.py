@@ -128,7 +128,11 @@ class Client:
         return self._post("/v1/parse", [photo]).json()
 
     def submit(self, photos: Photo | Sequence[Photo], steps: str | Iterable[str], **options: Any) -> Job:
-        """As `process` or `process_many`, but as a job: returns as soon as the service has the photos."""
+        """As `process` or `process_many`, but as a job: returns as soon as the service has the photos.
+
+        Where the answer is lost with the process that had taken the photos, they are sent again, and there may be two
+        jobs; the one that nobody asks about ends by itself.
+        """
         several = [photos] if isinstance(photos, bytes | str | os.PathLike) else photos
         return _job(self._post(_process(steps, options), several, prefer="respond-async").json())
 

@@ -3,6 +3,10 @@
 import logging
 import os
 
+# Of a cluster on one machine that ends with its command: nobody takes the machine away (the watcher for it is one more
+# process that imports Ray Train before the first step), and an end that is noticed late is waited for.
+PRIVATE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+
 
 def connect(quiet: bool = False) -> None:
     """The cluster this process is connected to, else that of RAY_ADDRESS, else a new one on this machine.
@@ -17,5 +21,9 @@ def connect(quiet: bool = False) -> None:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
-    address = os.environ.get("RAY_ADDRESS") or "local"
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        address = "local"
+        for name, value in PRIVATE.items():
+            os.environ.setdefault(name, value)
     ray.init(address=address, log_to_driver=not quiet, logging_level=logging.ERROR if quiet else logging.WARNING)

@@ -51,6 +51,7 @@ def _variables(folder: Path, metrics_port: int, stats_port: int) -> dict[str, st
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MESSAGE_BYTES),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # nothing else routes here: Ctrl-C need not wait 30 s
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "50",  # after 5 s Ray Serve ends it and `serve.start` fails
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # not 0.1, which is 5 % of a core while nothing happens
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),

@@ -8,6 +8,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from rayface.ray_session import PRIVATE
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # Before torch or ray is imported anywhere. Worker processes inherit them from here through the raylet, which
@@ -19,6 +21,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_DEDUP_LOGS"] = "0"
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
+for name, value in PRIVATE.items():
+    os.environ.setdefault(name, value)
 # Without it rayface.ray_session starts a cluster of its own. Not "local": `ray job submit` then stumbles over
 # every other cluster on the machine.
 os.environ.pop("RAY_ADDRESS", None)

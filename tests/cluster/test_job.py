@@ -5,7 +5,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from serve.proxy import free_ports
+
 ROOT = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 # A head of our own with a token of its own: whoever reaches a job port without one can run code.
@@ -24,24 +25,18 @@ AUTH = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 PATH = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The job address of a `ray start --head`; stopped by its process group, not by `ray stop`, which stops all."""
-    port = free_port()
+    port, client_port, agent_port = free_ports(3)
     log = tmp_path_factory.mktemp("head") / "log"
     # sockets want a short path; and a head that is killed must not stay in /tmp/ray as the newest cluster
     temporary = tempfile.mkdtemp(prefix="rf-")
     command = [
         RAY, "start", "--head", "--block", "--port=0", f"--dashboard-port={port}", "--num-cpus=2",
-        f"--ray-client-server-port={free_port()}", "--include-dashboard=true", "--disable-usage-stats",
+        f"--ray-client-server-port={client_port}", "--include-dashboard=true", "--disable-usage-stats",
         "--object-store-memory=200000000", f"--temp-dir={temporary}",
-        f"--dashboard-agent-listen-port={free_port()}",
+        f"--dashboard-agent-listen-port={agent_port}",
     ]  # fmt: skip
     with log.open("w") as file:
         process = subprocess.Popen(

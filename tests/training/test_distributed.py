@@ -56,7 +56,7 @@ def test_two_ranks_of_eight_equal_one_of_sixteen(drawn_faces: str, tmp_path: Pat
                 assert theirs[key] == pytest.approx(ours[key], rel=1e-4), f"{key} at step {ours['step']}"
 
 
-STEPS = 90
+STEPS = 60
 OVERRIDES = (f"steps={STEPS}", "checkpoint_every=10", "global_batch=16", "sample_every=1000")
 REQUEST = {
     "systems": ("enhancement",),
@@ -132,10 +132,10 @@ def test_killed_worker_and_killed_driver_end_as_the_unbroken_run(
 ) -> None:
     """SIGKILL of a worker, then of the driver, then a resumption: bit for bit the unbroken run's model."""
     with driver(tmp_path, drawn_faces):
-        wait_for_step(tmp_path, 15)
+        wait_for_step(tmp_path, 12)
         os.kill(own_workers()[0], signal.SIGKILL)
         wait_for_restart(tmp_path)
-        wait_for_step(tmp_path, 45)
+        wait_for_step(tmp_path, 30)
     assert steps_done(tmp_path) < STEPS, "the driver was killed too late to show anything"
     train(TrainRequest(data=drawn_faces, storage=str(tmp_path), name="run", **REQUEST))  # type: ignore[arg-type]
 
@@ -173,7 +173,7 @@ def test_two_then_one_then_two_workers_stay_within_tolerance(
     settings = ("precision=fp32", "global_batch=16", "checkpoint_every=10", f"steps={STEPS}", "sample_every=1000")
     for name in ("elastic", "fixed"):
         (tmp_path / name).mkdir()
-    for workers, until in ((2, 25), (1, 55)):
+    for workers, until in ((2, 20), (1, 40)):
         with driver(tmp_path / "elastic", drawn_faces, overrides=settings, workers=(workers, workers)):
             wait_for_step(tmp_path / "elastic", until)
     request = {**REQUEST, "overrides": settings, "data": drawn_faces, "name": "run"}
