@@ -18,7 +18,7 @@ LAYERS = (
     ("errors",),
     ("records", "randomness", "configuration", "terms", "client"),
     ("imaging", "networks", "work"),
-    ("pretrained", "detector", "stages", "ray_session", "storage"),
+    ("pretrained", "detector", "stages", "ray_session", "storage", "compression"),
     ("data", "guard"),
     (
         "evaluation.attribute_judge",
@@ -40,7 +40,7 @@ LAYERS = (
     ("apply", "labelling"),
     ("cli",),
 )
-WITHOUT_RAY = ("errors", "records", "randomness", "configuration", "imaging", "networks", "pretrained")
+WITHOUT_RAY = ("errors", "records", "randomness", "configuration", "imaging", "networks", "pretrained", "compression")
 ABOVE = ("tune", "serve", "cluster", "tests", "benchmarks")
 HEAVY = {"torch", "torchvision", "kornia", "torchmetrics", "ray", "pyarrow", "matplotlib", "optuna"}
 

@@ -116,8 +116,9 @@ def _detail(crops: Tensor) -> Tensor:
 
     Noise and grain, of whatever size, lie everywhere; eyes, brows, mouth and the edges of the nose do not. (Second
     differences tell white noise only, and that of photos that were made larger is coarser.) Measured on 32 validation
-    photos of CelebAMask-HQ with medium degradations, 31 of which enhancement@r2 (a former release) brought nearer to the clear photo: none
-    is called less sharp (by second differences 5 were); blurred by half a pixel, all 32 clear photos are.
+    photos of CelebAMask-HQ with medium degradations, 31 of which a former release of the enhancer (r2) brought nearer
+    to the clear photo: none is called less sharp (by second differences 5 were); blurred by half a pixel, all 32 clear
+    photos are.
     """
     smooth = gaussian_blur(luminance(crops)[:, None], 1.0)
     energy = smooth.diff(dim=-1)[..., :-1, :].square() + smooth.diff(dim=-2)[..., :-1].square()

@@ -98,9 +98,14 @@ class Enhancer(nn.Module):
         self.mapping = Mapping(config.widths[-1], config.style_dim)
         self.generator = Generator(config)
 
+    def feature_layers(self) -> list[str]:
+        """Names of the layers with the output channels of the features that `return_features` gives, in their order."""
+        levels = self.generator.levels
+        return [f"generator.levels.{i}.{len(levels[i]) - 1}.conv2" for i in reversed(range(len(levels)))]  # type: ignore[arg-type]
+
     def feature_widths(self) -> list[int]:
-        """Channels of the features that `return_features` gives, in their order."""
-        return [level[-1].conv2.out_channels for level in reversed(self.generator.levels)]  # type: ignore[index]
+        """Channels of those features."""
+        return [self.get_submodule(name).out_channels for name in self.feature_layers()]  # type: ignore[misc]
 
     def forward(self, x: Tensor, return_features: bool = False):
         spatial = self.encoder(x)

@@ -1,12 +1,15 @@
 """Read and apply the channel counts of any network, so that a narrowed one can be stored and made again."""
 
+import copy
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from rayface.networks.blocks import ChannelNorm
 
 Widths = dict[str, list[int]]
+# Parameter -> per dimension the indices that survive a cut; None: all of them.
+Kept = Mapping[str, tuple[Tensor | None, ...]]
 
 
 def read_widths(network: nn.Module) -> Widths:
@@ -45,3 +48,27 @@ def apply_widths(network: nn.Module, widths: Mapping[str, list[int]]) -> nn.Modu
         parent, _, child = name.rpartition(".")
         setattr(network.get_submodule(parent), child, resized)
     return network
+
+
+def take(value: Tensor, kept: tuple[Tensor | None, ...] | None) -> Tensor:
+    """A copy of the part of a parameter-shaped tensor that survives; `kept` holds the indices of each dimension."""
+    for dimension, indices in enumerate(kept or ()):
+        if indices is not None:
+            value = value.index_select(dimension, indices.to(value.device))
+    return value.detach().clone()
+
+
+def cut(network: nn.Module, kept: Kept) -> nn.Module:
+    """A physically smaller copy of the network, with the surviving entries of its parameters."""
+    state = {name: take(value, kept.get(name)) for name, value in network.state_dict().items()}
+    smaller = copy.deepcopy(network)
+    widths = read_widths(smaller)
+    for name, width in widths.items():
+        weight = state[f"{name}.weight"]
+        if len(width) == 1:
+            width[0] = weight.numel()
+        else:
+            depthwise = getattr(smaller.get_submodule(name), "groups", 1) > 1
+            width[:] = [weight.shape[0] if depthwise else weight.shape[1], weight.shape[0]]
+    apply_widths(smaller, widths).load_state_dict(state)
+    return smaller.train(network.training)

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rayface.compression.settings import PruningConfig
 from rayface.configuration import flatten, override
 from rayface.errors import RayfaceError
-from rayface.networks.widths import Widths, apply_widths
+from rayface.networks.widths import Kept, Widths, apply_widths
 from rayface.randomness import generator
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class SystemConfig:
     sample_every: int = 500
     log_every: int = 10
     loader_processes: int = 0  # per worker; 0 decodes in the training process
+    pruning: PruningConfig = field(default_factory=PruningConfig)
 
 
 @dataclass(frozen=True)
@@ -94,16 +96,12 @@ class Phase:
     start: int = 0  # first step it runs at
 
 
-@dataclass
-class Rebuild:
-    """Networks that change shape between rounds (SPEC C2).
+@dataclass(frozen=True)
+class Reduction:
+    """What a round of channel reduction decided: the surviving entries of each network's parameters, and why."""
 
-    `kept[network][parameter]` gives per dimension the indices that survive (None: all), so that optimiser state
-    and EMA are carried over.
-    """
-
-    networks: dict[str, nn.Module]
-    kept: dict[str, dict[str, tuple[Tensor | None, ...]]]
+    kept: dict[str, Kept]
+    trail: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -212,6 +210,11 @@ class System:
         for name in ("global_batch", "steps", "size", "ema_half_life", "checkpoint_every", "sample_every", "log_every"):
             if getattr(config, name) < 1:
                 raise RayfaceError(f"{name}={getattr(config, name)} must be at least 1")
+        if config.pruning.rounds and type(self).readout is System.readout:
+            raise RayfaceError(f"pruning.rounds={config.pruning.rounds}: the networks of {self.name} are not narrowed")
+        if config.pruning.rounds * config.pruning.every >= config.steps:
+            last = config.pruning.rounds * config.pruning.every
+            raise RayfaceError(f"pruning: the last round is after step {last}; give more than steps={config.steps}")
         if not 0 < config.data_share <= 1:
             raise RayfaceError(f"data_share={config.data_share}: give a share above 0, at most 1")
         for name, value in flatten(config).items():
@@ -226,9 +229,21 @@ class System:
         """Dataset columns -> training tensors, on the CPU; every draw from the sample's own generator."""
         raise NotImplementedError
 
-    def rebuild(self, networks: Networks, state: PhaseState) -> Rebuild | None:
-        """Called between steps, on all ranks alike; a system that narrows its networks returns the new ones."""
-        return None
+    def readout(self, networks: Networks, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the released network takes and should give, for the scores of its layers (`compression.readout`)."""
+        raise NotImplementedError
+
+    def reduce_channels(self, networks: Networks, config: Any, batch: Batch, round_: int) -> Reduction:
+        """A round of channel reduction (SPEC C2): what survives in each network that loses channels.
+
+        Called on rank 0, between steps; `batch` are `config.pruning.photos` prepared training photos.
+        """
+        from rayface.compression.gate import reduce_channels
+
+        inputs, target = self.readout(networks, batch)
+        (name,) = self.released
+        kept, trail = reduce_channels(networks[name], inputs, target, config.pruning, round_)
+        return Reduction({name: kept}, trail)
 
     def evaluate(
         self, networks: Networks, config: Any, dataset: "FaceDataset", device: torch.device, limit: int | None

@@ -20,7 +20,17 @@ from rayface.imaging.codec import to_float, to_uint8
 from rayface.networks.discriminator import Discriminator, DiscriminatorConfig
 from rayface.networks.efficientnet_lite import feature_distance
 from rayface.networks.enhancer import Enhancer, EnhancerConfig
-from rayface.systems.base import Batch, Networks, OptimizerSpec, Phase, PhaseState, System, SystemConfig, check_size
+from rayface.systems.base import (
+    Batch,
+    Networks,
+    OptimizerSpec,
+    Phase,
+    PhaseState,
+    Reduction,
+    System,
+    SystemConfig,
+    check_size,
+)
 from rayface.systems.losses import detail_loss
 
 if TYPE_CHECKING:
@@ -210,6 +220,18 @@ class Enhancement(System):
         weight = state.config.losses.r1 / 2 * state.config.r1_every
         # DDP needs every parameter in the graph; the last bias has no second derivative
         return weight * penalty + 0 * logits.sum(), {"penalty": penalty}
+
+    def readout(self, networks: Networks, batch: Batch) -> tuple[Tensor, Tensor]:
+        return batch["degraded"], batch["clear"]
+
+    def reduce_channels(self, networks: Networks, config: EnhancementConfig, batch: Batch, round_: int) -> Reduction:
+        """The enhancer's channels, and the adapters' inputs, which are the same."""
+        reduction = super().reduce_channels(networks, config, batch, round_)
+        if "adapters" in networks:
+            student = cast(Enhancer, networks["enhancer"])
+            kept = [reduction.kept["enhancer"][f"{name}.weight"][0] for name in student.feature_layers()]
+            reduction.kept["adapters"] = {f"layers.{i}.weight": (None, inputs) for i, inputs in enumerate(kept)}
+        return reduction
 
     def evaluate(
         self,

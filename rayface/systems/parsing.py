@@ -97,6 +97,9 @@ class Parsing(System):
         images = degrade_some(images, config.degrade, generators)
         return {"image": images, "mask": masks}
 
+    def readout(self, networks: Networks, batch: Batch) -> tuple[Tensor, Tensor]:
+        return batch["image"], F.one_hot(batch["mask"].long(), len(PARSING_CLASSES)).permute(0, 3, 1, 2).float()
+
     def evaluate(
         self,
         networks: Networks,

@@ -202,6 +202,11 @@ class Recognition(System):
         total = torch.stack([getattr(config.losses, name) * term for name, term in terms.items()]).sum()
         return total, terms | metrics
 
+    @torch.no_grad()
+    def readout(self, networks: Networks, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What it is to know of a worse photo: its own embedding of the clean one."""
+        return batch["seen"], networks["recogniser"].eval()(batch["clean"]).float()
+
     def evaluate(
         self,
         networks: Networks,

@@ -1,7 +1,7 @@
 """The one training loop. It runs the same alone, under torchrun and under Ray Train.
 
 A step: draw the step's batch (the same on any number of ranks), run every phase that is due, move the average
-weights, let the system rebuild its networks, log, and now and then checkpoint.
+weights, narrow the networks where a round of channel reduction is due, log, and now and then checkpoint.
 """
 
 import copy
@@ -19,10 +19,10 @@ from rayface.configuration import to_dict
 from rayface.data.dataset import FaceDataset
 from rayface.data.sampling import batch_indices, rank_slice
 from rayface.errors import RayfaceError
-from rayface.networks.widths import apply_widths, read_widths
+from rayface.networks.widths import apply_widths, cut, read_widths
 from rayface.systems.base import Batch, Networks, Phase, PhaseState, System, SystemConfig, sample_generators
 from rayface.training.checkpoint import check_same_run, read_state, write_state
-from rayface.training.optimization import learning_rate, make_optimizer, rebuilt_optimizer, take
+from rayface.training.optimization import learning_rate, make_optimizer, rebuilt_optimizer
 from rayface.training.progress import Progress
 from rayface.training.workers import Workers
 
@@ -58,6 +58,7 @@ class Training:
     average: dict[str, nn.Module] = field(default_factory=dict)  # EMA of the released networks
     optimizers: dict[str, Optimizer] = field(default_factory=dict)
     controller: dict[str, float] = field(default_factory=dict)
+    trail: list[dict[str, Any]] = field(default_factory=list)  # of channel reduction, a line a layer and round
     step: int = 0  # the next one
 
     @classmethod
@@ -93,6 +94,7 @@ class Training:
         for name, state in saved["optimizers"].items():
             training.optimizers[name].load_state_dict(state)
         training.controller = dict(saved["controller"])
+        training.trail = list(saved["trail"])
         training.step = saved["step"]
         return training
 
@@ -126,6 +128,7 @@ class Training:
                 "average": {name: network.state_dict() for name, network in self.average.items()},
                 "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
                 "controller": self.controller,
+                "trail": self.trail,
             },
         )
 
@@ -137,7 +140,6 @@ class Training:
                 metrics |= self._run_phase(phase, batch)
         self._update_average()
         self.step += 1
-        self._rebuild_if_asked()
         return metrics
 
     def phase_state(self) -> PhaseState:
@@ -178,22 +180,29 @@ class Training:
             for ours, theirs in zip(average.parameters(), self.networks[name].parameters(), strict=True):
                 ours.lerp_(theirs, 1 - decay)
 
-    def _rebuild_if_asked(self) -> None:
-        """The one place where networks change shape: new DDP wrappers, optimiser state and average, on all ranks."""
-        rebuild = self.system.rebuild(self.networks, self.phase_state())
-        if rebuild is None:
-            return
-        before, self.networks = self.networks, {**self.networks, **rebuild.networks}
-        self._place(rebuild.networks)
+    def reduce_channels(self, dataset: FaceDataset) -> None:
+        """The one place where networks change shape: new DDP wrappers, optimiser state and average, on all ranks.
+
+        Rank 0 decides, the others follow: ranks that differ in one channel could not go on together.
+        """
+        reduction = None
+        if self.workers.rank == 0:
+            batch = self.to_device(calibration_batch(self, dataset))
+            round_ = self.step // self.config.pruning.every
+            reduction = self.system.reduce_channels(self.networks, self.config, batch, round_)
+        reduction = self.workers.from_rank_zero(reduction)
+        before = self.networks
+        narrowed = {name: cut(before[name], kept) for name, kept in reduction.kept.items()}
+        self.networks = {**before, **narrowed}
+        self._place(narrowed)
         for name, spec in self.system.optimizers(self.config).items():
-            if set(spec.networks) & set(rebuild.networks):
+            if set(spec.networks) & set(narrowed):
                 old = self.optimizers[name]
-                self.optimizers[name] = rebuilt_optimizer(old, spec, before, self.networks, rebuild)
-        for name in set(rebuild.networks) & set(self.average):
-            kept, old_average = rebuild.kept.get(name, {}), self.average[name].state_dict()
-            self.average[name] = copy.deepcopy(self.networks[name]).requires_grad_(False)
-            narrowed = {key: take(value, kept.get(key)) for key, value in old_average.items()}
-            self.average[name].load_state_dict(narrowed)
+                self.optimizers[name] = rebuilt_optimizer(old, spec, before, self.networks, reduction.kept)
+        for name in set(narrowed) & set(self.average):
+            self.average[name] = cut(self.average[name], reduction.kept[name])
+            self._place({name: self.average[name]})
+        self.trail += reduction.trail
         self._wrap()
 
     def _place(self, networks: Mapping[str, nn.Module]) -> None:
@@ -233,6 +242,10 @@ def run(
         step = training.step
         batch = training.to_device(batch)
         values = training.run_step(batch)
+        if config.pruning.due(training.step):
+            training.reduce_channels(dataset)
+            if progress:
+                progress.trail(training.trail)
         last = training.step == config.steps
         checkpoint_due = training.step % config.checkpoint_every == 0 or last
         logged = step % config.log_every == 0 or last
@@ -248,6 +261,15 @@ def run(
                 progress.flush()
             write = (lambda folder: training.save(folder, dataset.digest)) if workers.rank == 0 else None
             on_checkpoint(training.step, metrics, write)
+
+
+def calibration_batch(training: Training, dataset: FaceDataset) -> Batch:
+    """The photos that layers are scored on before and after a reduction: spread over the data, the same every time."""
+    config, system = training.config, training.system
+    count = min(config.pruning.photos, len(dataset))
+    indices = [place * len(dataset) // count for place in range(count)]
+    generators = sample_generators(config.seed, 0, indices, f"{system.name}-calibration")
+    return system.prepare(dataset.batch(indices, system.columns), config, generators)
 
 
 def _load(batches: StepBatches, start: int, config: SystemConfig) -> Iterator[Batch]:

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping
 
-import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from rayface.systems.base import OptimizerSpec, Rebuild
+from rayface.networks.widths import Kept, take
+from rayface.systems.base import OptimizerSpec
 
 
 def make_optimizer(spec: OptimizerSpec, networks: Mapping[str, nn.Module]) -> Optimizer:
@@ -31,9 +31,9 @@ def learning_rate(spec: OptimizerSpec, step: int, total_steps: int) -> float:
 
 def rebuilt_optimizer(
     old: Optimizer, spec: OptimizerSpec, before: Mapping[str, nn.Module], after: Mapping[str, nn.Module],
-    rebuild: Rebuild,
+    kept: Mapping[str, Kept],
 ) -> Optimizer:  # fmt: skip
-    """An optimiser over the rebuilt networks that remembers what the old one knew of the channels kept."""
+    """An optimiser over the cut networks that remembers what the old one knew of the channels `kept` (by network)."""
     new = make_optimizer(spec, after)
     old_state = {
         (key, name): old.state.get(parameter, {})
@@ -42,17 +42,9 @@ def rebuilt_optimizer(
     }
     for key in spec.networks:
         for name, parameter in after[key].named_parameters():
-            kept = rebuild.kept.get(key, {}).get(name)
+            survivors = kept.get(key, {}).get(name)
             new.state[parameter] = {
-                entry: take(value, kept) if value.ndim else value.clone()
+                entry: take(value, survivors) if value.ndim else value.clone()
                 for entry, value in old_state.get((key, name), {}).items()
             }
     return new
-
-
-def take(value: torch.Tensor, kept: tuple[torch.Tensor | None, ...] | None) -> torch.Tensor:
-    """The part of a parameter-shaped tensor that survives; `kept` holds the indices of each dimension."""
-    for dimension, indices in enumerate(kept or ()):
-        if indices is not None:
-            value = value.index_select(dimension, indices.to(value.device))
-    return value.detach().clone()

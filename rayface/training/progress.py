@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -67,6 +68,13 @@ class Progress:
         folder.mkdir(exist_ok=True)
         (folder / f"step-{step:06d}.png").write_bytes(encode(picture, "png"))
         self.board.add_image("samples", picture, step)
+
+    def trail(self, lines: list[dict[str, Any]]) -> None:
+        """Keep the trail of channel reduction: pruning_trail.json and a picture of it."""
+        from rayface.compression.trail import trail_picture
+
+        (self.folder / "pruning_trail.json").write_text(json.dumps(lines, indent=1))
+        (self.folder / "pruning_trail.png").write_bytes(trail_picture(lines))
 
     def flush(self) -> None:
         self.board.flush()

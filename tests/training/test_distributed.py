@@ -45,10 +45,14 @@ def torchrun(processes: int, data: str, logs: Path, *overrides: str) -> None:
 
 
 def test_two_ranks_of_eight_equal_one_of_sixteen(drawn_faces: str, tmp_path: Path) -> None:
-    settings = ("precision=fp32", "global_batch=16", "steps=20")
+    narrowing = ("pruning.rounds=1", "pruning.every=10", "pruning.ratio=0.4", "pruning.round_to=4", "pruning.photos=4")
+    settings = ("precision=fp32", "global_batch=16", "steps=20", *narrowing)
     for processes in (1, 2):
         torchrun(processes, drawn_faces, tmp_path / str(processes), *settings)
     one, two = (losses(tmp_path / str(processes) / "enhancement") for processes in (1, 2))
+    trails = [(tmp_path / str(n) / "enhancement" / "pruning_trail.json").read_text() for n in (1, 2)]
+    assert len(json.loads(trails[0])) > 5
+    assert trails[0] == trails[1]
     assert len(one) == 20
     for ours, theirs in zip(one, two, strict=True):
         for key in ours:

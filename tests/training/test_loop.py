@@ -7,13 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from rayface.data.dataset import FaceDataset
 from rayface.errors import RayfaceError
-from rayface.networks.enhancer import Enhancer
-from rayface.systems.base import Networks, PhaseState, Rebuild, get_system, resolve_config
-from rayface.systems.enhancement import Enhancement
+from rayface.systems.base import get_system, resolve_config
 from rayface.training.loop import StepBatches, Training, run
 from rayface.training.progress import Progress
 from rayface.training.workers import Workers, solo
@@ -38,7 +35,7 @@ def trained(name: str, folder: str, logs: Path, *overrides: str) -> tuple[Traini
 
 def same(ours: Any, theirs: Any) -> bool:
     """Equality of nested states, bit for bit."""
-    if isinstance(ours, Tensor):
+    if isinstance(ours, torch.Tensor):
         return torch.equal(ours, theirs)
     if isinstance(ours, dict):
         return ours.keys() == theirs.keys() and all(same(ours[key], theirs[key]) for key in ours)
@@ -149,38 +146,11 @@ def test_a_loss_that_is_not_a_number_stops_the_run(drawn_faces: str, tmp_path: P
         run(training, dataset_for(system, config, drawn_faces), lambda *_: None)
 
 
-class Narrowing(Enhancement):
-    """Enhancement that takes half the hidden channels of one residual block away after step 4."""
-
-    def rebuild(self, networks: Networks, state: PhaseState) -> Rebuild | None:
-        if state.step != 4:
-            return None
-        old = networks["enhancer"]
-        assert isinstance(old, Enhancer)
-        new = Enhancer(state.config.enhancer)
-        block = "encoder.levels.0.0"
-        strength = old.get_submodule(block).conv1.weight.detach().abs().sum((1, 2, 3))  # type: ignore[union-attr, operator]
-        keep = strength.topk(len(strength) // 2).indices.sort().values
-        kept: dict[str, tuple[Tensor | None, ...]] = {
-            f"{block}.conv1.weight": (keep,),
-            f"{block}.conv1.bias": (keep,),
-            f"{block}.norm.weight": (keep,),
-            f"{block}.conv2.weight": (None, keep),
-        }
-        from rayface.networks.widths import apply_widths, read_widths
-        from rayface.training.optimization import take
-
-        widths = read_widths(old)
-        widths[f"{block}.conv1"][1] = widths[f"{block}.conv2"][0] = len(keep)
-        widths[f"{block}.norm"] = [len(keep)]
-        apply_widths(new, widths)
-        new.load_state_dict({k: take(v, kept.get(k)) for k, v in old.state_dict().items()})
-        return Rebuild({"enhancer": new}, {"enhancer": kept})
-
-
 def test_networks_that_change_shape_are_carried_over_and_resumed(drawn_faces: str, tmp_path: Path) -> None:
-    system = Narrowing()
-    config = resolve_config(system, "tiny", ["steps=8", "checkpoint_every=6"])
+    system = get_system("enhancement")
+    pruning = ("pruning.rounds=1", "pruning.every=4", "pruning.gate=false", "pruning.photos=4")
+    hidden = ("pruning.ratio=0", "pruning.ratios=encoder.levels.0.0.conv1:0.5", "pruning.round_to=4")
+    config = resolve_config(system, "tiny", ["steps=8", "checkpoint_every=6", *pruning, *hidden])
     dataset = dataset_for(system, config, drawn_faces)
     training = Training.start(system, config, solo())
     batches = StepBatches(system, config, dataset, solo())
@@ -191,7 +161,8 @@ def test_networks_that_change_shape_are_carried_over_and_resumed(drawn_faces: st
     memory = training.optimizers["generator"].state[wide["encoder.levels.0.0.conv2.weight"]]["exp_avg"].clone()
     averaged = training.average["enhancer"].get_submodule(block).conv1.bias.clone()  # type: ignore[union-attr, operator]
     old_bias = wide[f"{block}.conv1.bias"].detach().clone()
-    training.run_step(batches[3])  # the fourth step, then the change
+    training.run_step(batches[3])
+    training.reduce_channels(dataset)
     narrow = dict(training.networks["enhancer"].named_parameters())
     assert narrow["encoder.levels.0.0.conv1.weight"].shape[0] == memory.shape[1] // 2
     carried = training.optimizers["generator"].state[narrow["encoder.levels.0.0.conv2.weight"]]
@@ -281,3 +252,28 @@ def test_a_teacher_is_pinned_to_its_version(drawn_faces: str, tmp_path: Path) ->
         plan("enhancement@7")
     with pytest.raises(RayfaceError, match="teacher must be one of 'enhancement'"):
         plan("parsing")
+
+
+@pytest.mark.parametrize("name", ["parsing", "recognition"])
+def test_networks_of_other_systems_are_narrowed_too(name: str, drawn_faces: str, tmp_path: Path) -> None:
+    pruning = ("pruning.rounds=2", "pruning.every=2", "pruning.ratio=0.3", "pruning.round_to=4", "pruning.tolerance=3")
+    training, lines = trained(name, drawn_faces, tmp_path, "steps=6", "pruning.photos=8", *pruning)
+    (released,) = training.system.released
+    whole = training.system.build(training.config)[released]
+    left = sum(p.numel() for p in training.average[released].parameters())
+    assert left < sum(p.numel() for p in whole.parameters())
+    assert {line["round"] for line in training.trail} == {1, 2}
+    assert len(lines) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("attributes", ["pruning.rounds=1"], "the networks of attributes are not narrowed"),
+        ("enhancement", ["pruning.rounds=2", "pruning.every=10", "steps=20"], "last round is after step 20"),
+        ("enhancement", ["pruning.ratios=encoder"], "'encoder' is not NAME:RATIO"),
+    ],
+)
+def test_reductions_that_cannot_be_are_refused_at_once(name: str, settings: list[str], message: str) -> None:
+    with pytest.raises(RayfaceError, match=message):
+        resolve_config(get_system(name), "tiny", settings)

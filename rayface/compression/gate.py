@@ -1,0 +1,69 @@
+"""Channel reduction that a quality gate watches over (SPEC C2, C4): which ratios are kept, and the trail of why."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from rayface.compression.channels import ChannelGroup, channel_groups, remaining, surviving
+from rayface.compression.readout import layer_scores
+from rayface.compression.settings import PruningConfig
+from rayface.networks.widths import Kept, cut
+
+
+def reduce_channels(
+    network: nn.Module, inputs: Tensor, target: Tensor, config: PruningConfig, round_: int
+) -> tuple[Kept, list[dict[str, Any]]]:
+    """Decide a round's reduction: every ratio as asked, those of layers that then know too little halved.
+
+    Args:
+        inputs, target: float [N, 3, S, S] and what the network should give, as `readout.layer_scores` takes them.
+
+    Returns:
+        Which entries of the parameters survive (the network itself is left as it is), and of every convolution a
+        line of the trail: round, layer, group, channels and how many are left, ratio asked and kept, score before
+        and after in dB, verdict.
+    """
+    example = inputs[:1]
+    groups = channel_groups(network, example)
+    asked = config.asked([group.name for group in groups])
+    ratios = dict(asked)
+    before = layer_scores(network, inputs, target)
+    for attempt in range(config.attempts + 1):
+        kept = surviving(network, example, ratios, config.round_to)
+        after = layer_scores(cut(network, kept), inputs, target)
+        failed = [group.name for group in groups if ratios[group.name] and _failing(group, before, after, config)]
+        if not config.gate or not failed:
+            break
+        for name in failed:
+            ratios[name] = ratios[name] / 2 if attempt + 1 < config.attempts else 0.0
+    return kept, _trail(groups, asked, ratios, before, after, config, round_)
+
+
+def _failing(
+    group: ChannelGroup, before: Mapping[str, float], after: Mapping[str, float], config: PruningConfig
+) -> bool:
+    return any(name in after and after[name] < before[name] - config.tolerance for name in group.producers)
+
+
+def _trail(
+    groups: Sequence[ChannelGroup], asked: Mapping[str, float], ratios: Mapping[str, float],
+    before: Mapping[str, float], after: Mapping[str, float], config: PruningConfig, round_: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Layer, group, channels before and after, ratio asked and kept, score before and after, verdict, round."""
+    lines = []
+    for group in groups:
+        for layer in group.producers:
+            if layer not in before:  # linear layers have no places to read from
+                continue
+            passes = after[layer] >= before[layer] - config.tolerance
+            verdict = "passes" if passes else "fails"
+            lines.append(
+                {
+                    "round": round_, "layer": layer, "group": group.name, "channels": group.channels,
+                    "left": remaining(group.channels, ratios[group.name], config.round_to),
+                    "asked": asked[group.name], "kept": ratios[group.name],
+                    "score_before": round(before[layer], 3), "score": round(after[layer], 3), "verdict": verdict,
+                }
+            )  # fmt: skip
+    return lines
