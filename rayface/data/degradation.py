@@ -148,15 +148,26 @@ def degrade(clear: Tensor, config: DegradationConfig, generators: Sequence[np.ra
 
     Raises RayfaceError when the shape is not [N, 3, S, S] or the number of generators is not N.
     """
+    return degrade_measured(clear, config, generators)[0]
+
+
+def degrade_measured(
+    clear: Tensor, config: DegradationConfig, generators: Sequence[np.random.Generator]
+) -> tuple[Tensor, Tensor]:
+    """As `degrade`, and how far each of TYPES acted on each picture: float32 [N, 5] on the CPU.
+
+    0 is an untouched picture, 1 the far end of the medium ranges.
+    """
     if clear.ndim != 4 or clear.shape[1] != 3 or clear.shape[2] != clear.shape[3]:
         raise RayfaceError(f"degrade: crops must be [N, 3, S, S], got {list(clear.shape)}")
     if len(generators) != clear.shape[0]:
         raise RayfaceError(f"degrade: {len(generators)} generators for {len(clear)} samples; pass one per sample")
-    if not any(config.strengths.values()):
-        return clear.clone()
+    if not any(config.strengths.values()) or not len(clear):
+        return clear.clone(), torch.zeros(len(clear), len(TYPES))
+    draws = [_draw(config, clear.shape[-1], rng) for rng in generators]
     with torch.no_grad():
-        samples = [_degrade_one(x, config, rng) for x, rng in zip(clear, generators, strict=True)]
-        return torch.stack(samples) if samples else clear.clone()
+        degraded = torch.stack([_degrade_one(x, config, draw) for x, draw in zip(clear, draws, strict=True)])
+    return degraded, torch.stack([_severity(draw, clear.shape[-1]) for draw in draws])
 
 
 def degrade_some(images: Tensor, share: float, generators: Sequence[np.random.Generator]) -> Tensor:
@@ -171,10 +182,9 @@ def degrade_some(images: Tensor, share: float, generators: Sequence[np.random.Ge
     return images
 
 
-def _degrade_one(clear: Tensor, config: DegradationConfig, rng: np.random.Generator) -> Tensor:
+def _degrade_one(clear: Tensor, config: DegradationConfig, draw: _Draw) -> Tensor:
     """[3, S, S] in [-1, 1] -> the same shape, degraded."""
     size = clear.shape[-1]
-    draw = _draw(config, size, rng)
     x = clear.float() / 2 + 0.5
     if max(draw.sigmas) > 0:
         x = gaussian_blur(x, draw.sigmas, draw.angle, config.blur_kernel * size / REFERENCE_SIZE)
@@ -213,6 +223,21 @@ def _draw(config: DegradationConfig, size: int, rng: np.random.Generator) -> _Dr
         quality=max(round(quality), 5) if config.jpeg_strength > 0 else None,
         shift=shift.astype(np.float32),
         noise_seed=int(rng.integers(2**63)),
+    )
+
+
+def _severity(draw: _Draw, size: int) -> Tensor:
+    """float32 [5]: each type's coefficient as a share of the far end of its medium range."""
+    medium, scale = PRESETS["medium"], size / REFERENCE_SIZE
+    farthest = max(medium.downsample[1] * scale, 1.0)
+    return torch.tensor(
+        [
+            sum(draw.sigmas) / 2 / (medium.blur_sigma[1] * scale),
+            max(draw.factor - 1, 0.0) / max(farthest - 1, 1e-6) if farthest > 1 else 0.0,
+            draw.noise / medium.noise[1],
+            (100 - (100 if draw.quality is None else draw.quality)) / (100 - medium.jpeg_quality[0]),
+            float(np.abs(draw.shift).max()) / medium.colour_shift,
+        ]
     )
 
 

@@ -75,6 +75,7 @@ class PhaseState:
     step: int
     frozen: Networks  # models this system depends on or is taught by, never trained here
     controller: dict[str, float] = field(default_factory=dict)  # small numbers kept in the checkpoint
+    observed: dict[str, Tensor] = field(default_factory=dict)  # filled by losses; see System.observe
 
 
 PhaseLoss = Callable[[Batch, Networks, PhaseState], tuple[Tensor, dict[str, Tensor]]]
@@ -228,6 +229,20 @@ class System:
     def prepare(self, batch: dict[str, Any], config: Any, generators: Sequence[np.random.Generator]) -> Batch:
         """Dataset columns -> training tensors, on the CPU; every draw from the sample's own generator."""
         raise NotImplementedError
+
+    def round_steps(self, config: Any) -> int:
+        """Steps after which `end_round` is called and `data_config` may change; 0: never."""
+        return 0
+
+    def data_config(self, config: Any, controller: Mapping[str, float]) -> Any:
+        """The configuration that `prepare` gets in this round."""
+        return config
+
+    def observe(self, controller: dict[str, float], means: Mapping[str, float]) -> None:
+        """After each step with `PhaseState.observed`: its means over all ranks, to be kept in the controller."""
+
+    def end_round(self, config: Any, controller: dict[str, float]) -> None:
+        """Change the controller for the next round; called on all ranks, with the same numbers."""
 
     def readout(self, networks: Networks, batch: Batch) -> tuple[Tensor, Tensor]:
         """What the released network takes and should give, for the scores of its layers (`compression.readout`)."""

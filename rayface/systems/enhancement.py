@@ -4,6 +4,7 @@ The generator's total loss is preset + distillation + similarity (C6); the discr
 clear and enhanced faces (C7).
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -13,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rayface.data.adaptation import AdaptationConfig, adapt, observations, remember, strengths
 from rayface.data.augmentation import mirror_images
-from rayface.data.degradation import PRESETS, DegradationConfig, degrade
+from rayface.data.degradation import PRESETS, TYPES, DegradationConfig, degrade_measured
 from rayface.errors import RayfaceError
 from rayface.imaging.codec import to_float, to_uint8
 from rayface.networks.discriminator import Discriminator, DiscriminatorConfig
@@ -56,6 +58,7 @@ class EnhancementConfig(SystemConfig):
     enhancer: EnhancerConfig = field(default_factory=EnhancerConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)  # of the degradation's strengths (C3)
     # Shares of pictures degraded by the presets "easy" and "hard" instead, with the strengths of `degradation`: a model
     # that never met a nearly clear face blurs it.
     easy_share: float = 0.3
@@ -110,6 +113,11 @@ class Enhancement(System):
         check_size(config.size, config.discriminator.widths)
         if config.r1_every < 1:
             raise RayfaceError(f"r1_every={config.r1_every} must be at least 1")
+        if config.adaptation.every and config.losses.adversarial <= 0:
+            raise RayfaceError(
+                f"adaptation.every={config.adaptation.every} asks the discriminator, and there is none: "
+                "--set losses.adversarial=0.02, or leave the adaptation out"
+            )
         easy, hard = config.easy_share, config.hard_share
         if min(easy, hard) < 0 or easy + hard > 1:
             raise RayfaceError(
@@ -155,11 +163,12 @@ class Enhancement(System):
     ) -> Batch:
         clear = to_float(batch["image"])
         clear = mirror_images(clear, generators)
-        degraded = torch.empty_like(clear)
+        degraded, severity = torch.empty_like(clear), torch.empty(len(clear), len(TYPES))
         for index, random in enumerate(generators):
             chosen = self._degradation(config, random.random())
-            degraded[index : index + 1] = degrade(clear[index : index + 1], chosen, [random])
-        return {"clear": clear, "degraded": degraded}
+            one = slice(index, index + 1)
+            degraded[one], severity[one] = degrade_measured(clear[one], chosen, [random])
+        return {"clear": clear, "degraded": degraded, "severity": severity}
 
     @staticmethod
     def _degradation(config: EnhancementConfig, draw: float) -> DegradationConfig:
@@ -169,6 +178,19 @@ class Enhancement(System):
         if draw < config.easy_share + config.hard_share:
             return PRESETS["hard"].with_strengths(config.degradation.strengths)
         return config.degradation
+
+    def round_steps(self, config: EnhancementConfig) -> int:
+        return config.adaptation.every
+
+    def data_config(self, config: EnhancementConfig, controller: Mapping[str, float]) -> EnhancementConfig:
+        now = config.degradation.with_strengths(strengths(controller, config.degradation))
+        return dataclasses.replace(config, degradation=now)
+
+    def observe(self, controller: dict[str, float], means: Mapping[str, float]) -> None:
+        remember(controller, means)
+
+    def end_round(self, config: EnhancementConfig, controller: dict[str, float]) -> None:
+        adapt(controller, config.adaptation, config.degradation)
 
     def _generator_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
         losses, clear = state.config.losses, batch["clear"]
@@ -208,6 +230,12 @@ class Enhancement(System):
             enhanced = networks["enhancer"](batch["degraded"])
         real = networks["discriminator"](batch["clear"]).float()
         fake = networks["discriminator"](enhanced.float()).float()
+        if state.config.adaptation.every:
+            with torch.no_grad():
+                low = networks["discriminator"](batch["degraded"]).float()
+            values = {"clear": real, "enhanced": fake, "degraded": low}
+            each = {name: value.mean((1, 2, 3)) for name, value in values.items()}
+            state.observed |= observations(batch["severity"], each)
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()
         return loss, {"clear_value": real.mean(), "enhanced_value": fake.mean()}
 

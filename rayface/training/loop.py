@@ -135,17 +135,22 @@ class Training:
     def run_step(self, batch: Batch) -> dict[str, Tensor]:
         """All phases due at this step on this rank's batch (on the device); returns this rank's metrics."""
         metrics: dict[str, Tensor] = {}
+        state = self.phase_state()
         for phase in self.system.phases(self.config):
             if self.step >= phase.start and self.step % phase.every == 0:
-                metrics |= self._run_phase(phase, batch)
+                metrics |= self._run_phase(phase, batch, state)
+        if state.observed:
+            self.system.observe(self.controller, _means(state.observed, self.workers))
         self._update_average()
         self.step += 1
+        if (every := self.system.round_steps(self.config)) and self.step % every == 0:
+            self.system.end_round(self.config, self.controller)
         return metrics
 
     def phase_state(self) -> PhaseState:
         return PhaseState(self.config, self.step, self.frozen, self.controller)
 
-    def _run_phase(self, phase: Phase, batch: Batch) -> dict[str, Tensor]:
+    def _run_phase(self, phase: Phase, batch: Batch, state: PhaseState) -> dict[str, Tensor]:
         config = self.config
         spec = self.system.optimizers(config)[phase.optimizer]
         optimizer = self.optimizers[phase.optimizer]
@@ -161,7 +166,7 @@ class Training:
             networks[name] = network
         half = config.precision == "bf16" and phase.autocast
         with torch.autocast(self.workers.device.type, torch.bfloat16, enabled=half):
-            loss, metrics = phase.loss(batch, networks, self.phase_state())
+            loss, metrics = phase.loss(batch, networks, state)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         for group in optimizer.param_groups:
@@ -236,9 +241,8 @@ def run(
     config, workers = training.config, training.workers
     if workers.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    batches = StepBatches(training.system, config, dataset, workers)
     metrics: dict[str, float] = {}
-    for batch in _load(batches, training.step, config):
+    for batch in _batches(training, dataset):
         step = training.step
         batch = training.to_device(batch)
         values = training.run_step(batch)
@@ -252,7 +256,8 @@ def run(
         if logged or checkpoint_due:  # a state that is not a number is never saved
             metrics = _mean_metrics(values, workers, step)
         if progress and logged:
-            progress.log(step, config.steps, config.global_batch, metrics)
+            shown = {name: value for name, value in training.controller.items() if not name.startswith("sum/")}
+            progress.log(step, config.steps, config.global_batch, {**metrics, **shown})
         if progress and (training.step % config.sample_every == 0 or last):
             with torch.no_grad():
                 progress.picture(training.step, training.system.sample_grid(training.average, batch, config))
@@ -272,24 +277,40 @@ def calibration_batch(training: Training, dataset: FaceDataset) -> Batch:
     return system.prepare(dataset.batch(indices, system.columns), config, generators)
 
 
-def _load(batches: StepBatches, start: int, config: SystemConfig) -> Iterator[Batch]:
+def _batches(training: Training, dataset: FaceDataset) -> Iterator[Batch]:
+    """The batches of all steps to come; a new loader every round, as what it prepares changes with the controller."""
+    config, system = training.config, training.system
+    every = system.round_steps(config) or config.steps
+    while training.step < config.steps:
+        stop = min(config.steps, (training.step // every + 1) * every)
+        prepared = system.data_config(config, training.controller)
+        yield from _load(StepBatches(system, prepared, dataset, training.workers), training.step, stop)
+
+
+def _load(batches: StepBatches, start: int, stop: int) -> Iterator[Batch]:
+    processes = batches.config.loader_processes
     yield from DataLoader(
         batches,
         batch_size=None,
-        sampler=range(start, config.steps),
-        num_workers=config.loader_processes,
+        sampler=range(start, stop),
+        num_workers=processes,
         # not forked: Arrow's file systems do not survive a fork
-        multiprocessing_context="forkserver" if config.loader_processes else None,
+        multiprocessing_context="forkserver" if processes else None,
         pin_memory=torch.cuda.is_available(),
     )
 
 
 def _mean_metrics(values: dict[str, Tensor], workers: Workers, step: int) -> dict[str, float]:
-    stacked = workers.mean(torch.stack([value.float() for value in values.values()]))
-    metrics = dict(zip(values, stacked.tolist(), strict=True))
+    metrics = _means(values, workers)
     for name, value in metrics.items():
         if value != value or abs(value) == float("inf"):
             raise RayfaceError(
                 f"{name} became {value} at step {step}; lower the learning rate, or look at the batch's pictures"
             )
     return metrics
+
+
+def _means(values: Mapping[str, Tensor], workers: Workers) -> dict[str, float]:
+    """Means over ranks of scalars."""
+    stacked = workers.mean(torch.stack([value.detach().float() for value in values.values()]))
+    return dict(zip(values, stacked.tolist(), strict=True))

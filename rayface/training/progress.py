@@ -77,6 +77,10 @@ class Progress:
         (self.folder / "pruning_trail.png").write_bytes(trail_picture(lines))
 
     def flush(self) -> None:
+        from rayface.training.plots import adaptation_picture
+
+        if self.lines.exists() and (picture := adaptation_picture(self.lines)):
+            (self.folder / "adaptation.png").write_bytes(picture)
         self.board.flush()
         if self.remote is None:
             return

@@ -277,3 +277,35 @@ def test_networks_of_other_systems_are_narrowed_too(name: str, drawn_faces: str,
 def test_reductions_that_cannot_be_are_refused_at_once(name: str, settings: list[str], message: str) -> None:
     with pytest.raises(RayfaceError, match=message):
         resolve_config(get_system(name), "tiny", settings)
+
+
+def test_degradation_adapts_between_rounds_and_resumes_exactly(drawn_faces: str, tmp_path: Path) -> None:
+    system = get_system("enhancement")
+    # a margin below anything and a band that no factor is in: every round changes something
+    settings = [
+        "steps=12",
+        "adaptation.every=4",
+        "adaptation.margin=1e-9",
+        "adaptation.low=0.4999",
+        "adaptation.high=0.5",
+    ]
+    config = resolve_config(system, "tiny", [*settings, "adaptation.gain=0.5", "checkpoint_every=6"])
+    dataset = dataset_for(system, config, drawn_faces)
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    training = Training.start(system, config, solo())
+    run(training, dataset, lambda step, _, write: write(saved) if step == 6 else None, Progress(str(tmp_path), "x", 0))
+    resumed = Training.resume(system, config, solo(), saved, dataset.digest)
+    assert any(name.startswith("sum/") for name in resumed.controller), "in the middle of a round"
+    run(resumed, dataset, lambda *_: None)
+    assert same(state_of(training, tmp_path / "a"), state_of(resumed, tmp_path / "b"))
+
+    lines = [json.loads(line) for line in (tmp_path / "x" / "metrics.jsonl").read_text().splitlines()]
+    changed = [line["step"] for line in lines if line.get("strength/blur", 1.0) != 1.0]
+    assert changed
+    assert min(changed) >= 3
+    assert (tmp_path / "x" / "adaptation.png").stat().st_size > 5000
+    assert not any(name.startswith("sum/") for line in lines for name in line)
+    # what is trained on follows: a round's pictures are made with its strengths
+    now = system.data_config(config, training.controller).degradation.strengths
+    assert now == {kind: training.controller[f"strength/{kind}"] for kind in now}
