@@ -74,7 +74,7 @@ def strengths(controller: Mapping[str, float], config: DegradationConfig) -> dic
 
 
 def adapt(controller: MutableMapping[str, float], config: AdaptationConfig, degradation: DegradationConfig) -> None:
-    """End a round: factors from its sums, new strengths from the factors; without a factor a type keeps its strength."""
+    """End a round: factors from its sums, new strengths; without a factor a type keeps its strength."""
     now = strengths(controller, degradation)
     sums = {name: controller.pop(name) for name in [name for name in controller if name.startswith("sum/")]}
     for name in [name for name in controller if name.startswith("factor/")]:
