@@ -224,7 +224,7 @@ def test_replicas_come_with_load_and_go_after_it(service: Running) -> None:
     """And the metrics show it."""
     name = service.busiest
     quick = {"upscale_delay_s": 1, "downscale_delay_s": 3, "look_back_period_s": 3, "metrics_interval_s": 1}
-    deploy(service, "enhancement@1", {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 0.5, **quick})
+    deploy(service, "enhancement@1", {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 0.2, **quick})
     until(lambda: target_replicas(name) == 1)
     with load(service.url) as told:
         until(lambda: target_replicas(name) == 2 and len(replicas(name)) == 2)
