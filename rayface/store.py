@@ -91,6 +91,11 @@ class ModelStore:
             terms.check_commercial(f"{info['name']}@{info['version']}", info)
         return info
 
+    def folder(self, ref: str) -> str:
+        """Where a model lies; itself a reference to it, from any store that sees the folder."""
+        store, name, version = self._resolve(ref)
+        return f"{store.root}/{name}/{version}"
+
     def load_network(self, ref: str) -> "nn.Module":
         """A model's first released network, or the network that "pretrained:..." names, frozen and in eval mode."""
         if is_pretrained(ref):

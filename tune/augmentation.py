@@ -3,6 +3,7 @@
 from typing import Any
 
 from rayface.data.degradation import TYPES
+from rayface.systems.base import Networks
 from tune.search import Objective, Search
 
 
@@ -12,9 +13,26 @@ def _space() -> dict[str, Any]:
     return {f"degradation.{kind}_strength": tune.uniform(0.25, 2.0) for kind in TYPES}
 
 
-def _metrics(report: dict[str, Any]) -> dict[str, float]:
-    """Mean PSNR of the restored validation photos on the mildest and on the hardest pinned degradations."""
-    return {f"psnr_{severity}": report[severity]["model"]["psnr"]["value"] for severity in ("easy", "medium", "hard")}
+def _controller_space() -> dict[str, Any]:
+    """Of adaptive degradation: when a type is too hard or too easy, and how fast its strength follows."""
+    from ray import tune
+
+    return {
+        "adaptation.low": tune.uniform(0.1, 0.5),
+        "adaptation.high": tune.uniform(0.55, 0.95),
+        "adaptation.gain": tune.loguniform(0.03, 0.4),
+        "adaptation.every": tune.choice([25, 50, 100]),
+    }
+
+
+def mean_psnr(report: dict[str, Any]) -> dict[str, float]:
+    """Mean PSNR of the restored validation photos by severity of the pinned degradations, and over the three."""
+    found = {f"psnr_{severity}": report[severity]["model"]["psnr"]["value"] for severity in ("easy", "medium", "hard")}
+    return {**found, "psnr_mean": sum(found.values()) / len(found)}
+
+
+def _metrics(report: dict[str, Any], networks: Networks, config: Any) -> dict[str, float]:
+    return mean_psnr(report)
 
 
 AUGMENTATION = Search(
@@ -25,4 +43,15 @@ AUGMENTATION = Search(
     known=({f"degradation.{kind}_strength": 1.0 for kind in TYPES},),
     objectives=(Objective("psnr_easy", "max"), Objective("psnr_hard", "max")),
     metrics=_metrics,
+    score="psnr_mean",
+)
+
+CONTROLLER = Search(
+    name="adaptation",
+    system="enhancement",
+    space=_controller_space,
+    known=({"adaptation.low": 0.4, "adaptation.high": 0.7, "adaptation.gain": 0.1, "adaptation.every": 50},),
+    objectives=(Objective("psnr_easy", "max"), Objective("psnr_hard", "max")),
+    metrics=_metrics,
+    score="psnr_mean",
 )

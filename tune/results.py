@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from tune.search import Objective, Search
 
 
+# What Ray Tune adds to a trial's own numbers.
+TUNE_KEYS = {
+    "timestamp", "done", "training_iteration", "time_this_iter_s", "time_total_s", "pid", "time_since_restore",
+    "iterations_since_restore", "should_checkpoint",
+}  # fmt: skip
+
+
 def pareto_front(points: Sequence[Sequence[float]], modes: Sequence[str]) -> list[int]:
     """Indices of the points no other point beats: as good in every objective and better in one."""
     signed = [[v if mode == "max" else -v for v, mode in zip(p, modes, strict=True)] for p in points]
@@ -42,13 +49,13 @@ def write_results(wanted: "Search", results: Any, folder: str) -> dict[str, Any]
     trials: list[dict[str, Any]] = []
     for result in results:
         metrics = result.metrics or {}
-        done = result.error is None and all(o.metric in metrics for o in wanted.objectives)
+        chosen = dict(result.config or {})
         trials.append(
             {
                 "trial": metrics.get("trial_id"),
-                "set": dict(result.config or {}),
-                "metrics": {k: v for k, v in metrics.items() if k.startswith("psnr") or k.endswith("_seconds")}
-                | {o.metric: metrics[o.metric] for o in wanted.objectives if done},
+                "chosen": chosen,
+                "set": {**dict(item.split("=", 1) for item in wanted.fixed), **wanted.settings(chosen)},
+                "metrics": {k: v for k, v in metrics.items() if isinstance(v, float | int) and k not in TUNE_KEYS},
                 "error": str(result.error) if result.error else None,
             }
         )
@@ -67,7 +74,12 @@ def write_results(wanted: "Search", results: Any, folder: str) -> dict[str, Any]
         "objectives": [{"metric": o.metric, "mode": o.mode} for o in wanted.objectives],
         "trials": trials,
     }
-    best = {"search": wanted.name, "system": wanted.system, **{k: chosen[k] for k in ("trial", "set", "metrics")}}
+    best = {
+        "search": wanted.name,
+        "system": wanted.system,
+        "init": wanted.init,
+        **{k: chosen[k] for k in ("trial", "set", "metrics")},
+    }
     filesystem, path = open_filesystem(folder)
     write_bytes(json.dumps(report, indent=1).encode(), f"{path}/pareto.json", filesystem)
     write_bytes(_plot(wanted.objectives, points, front), f"{path}/pareto.png", filesystem)

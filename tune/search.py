@@ -1,16 +1,22 @@
 """A multi-objective search with Ray Tune and Optuna: trials train and evaluate a system, the front is kept."""
 
+import copy
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rayface.errors import RayfaceError
 from rayface.ray_session import connect
 from rayface.storage import absolute
-from rayface.training.request import TrainRequest, check_storage, resolve, training_split
+from rayface.systems.base import Networks
+from rayface.training.request import TrainPlan, TrainRequest, check_storage, resolve, training_split
 from tune.results import write_results
+
+if TYPE_CHECKING:
+    from rayface.store import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -19,16 +25,25 @@ class Objective:
     mode: Literal["max", "min"]
 
 
+def as_chosen(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Searches whose dimensions are config keys."""
+    return dict(chosen)
+
+
 @dataclass(frozen=True)
 class Search:
-    """What is searched: config keys of a system and their ranges, and what a trial is judged by."""
+    """What is searched: dimensions and their ranges, what they set of a system, and what a trial is judged by."""
 
     name: str
     system: str
     space: Callable[[], dict[str, Any]]
     known: tuple[dict[str, Any], ...]  # settings to try first
     objectives: tuple[Objective, ...]
-    metrics: Callable[[dict[str, Any]], dict[str, float]]  # from the system's evaluation report
+    metrics: Callable[[dict[str, Any], Networks, Any], dict[str, float]]  # from evaluation, networks, configuration
+    score: str  # the one metric, to be maximised, that ASHA stops trials by
+    settings: Callable[[Mapping[str, Any]], dict[str, Any]] = as_chosen  # config keys and values of what was chosen
+    init: str = ""  # folder of the model that every trial starts from
+    fixed: tuple[str, ...] = ()  # key=value of every trial, before those of the request
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,8 @@ class SearchRequest:
     concurrent: int = 0
     limit: int = 0
     seed: int = 0
+    minutes: float = 0.0
+    asha: bool = False
 
 
 def search(wanted: Search, request: SearchRequest) -> dict[str, Any]:
@@ -55,11 +72,9 @@ def search(wanted: Search, request: SearchRequest) -> dict[str, Any]:
     import ray
     from ray import tune
 
-    if request.trials < 1:
-        raise RayfaceError(f"--trials {request.trials}: give at least 1")
+    _check(request)
     request = dataclasses.replace(request, storage=absolute(request.storage), data=absolute(request.data))
-    plan = resolve(_train_request(wanted, request, {}, "check"))
-    training_split(plan, wanted.system)
+    training_split(_plan(wanted, request), wanted.system)
     check_storage(request.storage)
     connect()
     if request.gpu and ray.cluster_resources().get("GPU", 0) < request.workers:
@@ -83,24 +98,49 @@ def search(wanted: Search, request: SearchRequest) -> dict[str, Any]:
     return write_results(wanted, results, folder)
 
 
+def _check(request: SearchRequest) -> None:
+    if request.trials < 1:
+        raise RayfaceError(f"--trials {request.trials}: give at least 1")
+    if not request.minutes >= 0:
+        raise RayfaceError(f"--minutes {request.minutes}: give at least 0, which is no limit")
+    if request.asha and request.workers > 1:
+        raise RayfaceError("--asha stops trials of one worker; leave it out, or --workers")
+
+
 def _tune_config(wanted: Search, request: SearchRequest) -> Any:
+    """Optuna with all objectives; with ASHA by the score alone, as a trial is stopped by one number."""
     import optuna
     from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    modes: list[str] = [objective.mode for objective in wanted.objectives]
     searcher = OptunaSearch(
-        metric=[objective.metric for objective in wanted.objectives],
-        mode=[objective.mode for objective in wanted.objectives],
+        metric=wanted.score if request.asha else [objective.metric for objective in wanted.objectives],
+        mode="max" if request.asha else modes,
         points_to_evaluate=list(wanted.known[: request.trials]),
         seed=request.seed,
     )
+    scheduler = None
+    if request.asha:
+        config = _plan(wanted, request).config(wanted.system)
+        scheduler = ASHAScheduler(
+            time_attr="step", metric=wanted.score, mode="max", max_t=config.steps,
+            grace_period=min(config.checkpoint_every, config.steps), reduction_factor=2,
+        )  # fmt: skip
     return tune.TuneConfig(
         search_alg=searcher,
+        scheduler=scheduler,
         num_samples=request.trials,
+        time_budget_s=60 * request.minutes or None,
         max_concurrent_trials=request.concurrent or _fitting(request),
         trial_dirname_creator=_folder_name,
     )
+
+
+def _plan(wanted: Search, request: SearchRequest) -> TrainPlan:
+    return resolve(_train_request(wanted, request, {}, "check"))
 
 
 def _folder_name(trial: Any) -> str:
@@ -119,54 +159,103 @@ def _fitting(request: SearchRequest) -> int:
 
 
 def _trainable(wanted: Search, request: SearchRequest) -> Any:
+    import ray
     from ray import tune
 
-    def trial(chosen: dict[str, Any]) -> None:
-        from ray import tune
+    # the model to start from and the teachers: read once, every trial takes them from the object store
+    shared = ray.put(_load(wanted, request)) if request.workers == 1 else None
 
+    def trial(chosen: dict[str, Any]) -> None:
         logging.getLogger("ray.train").setLevel(logging.WARNING)
         name = f"trial-{tune.get_context().get_trial_id()}"
-        tune.report(run_trial(wanted, request, chosen, name))
+        report = tune.report if request.asha else None
+        final = run_trial(wanted, request, chosen, name, ray.get(shared) if shared else None, report)
+        if report is None:
+            tune.report(final)
 
     resources = {"CPU": 1.0} | ({"GPU": 1.0} if request.gpu and request.workers == 1 else {})
     return tune.with_resources(trial, resources)
 
 
-def run_trial(wanted: Search, request: SearchRequest, chosen: Mapping[str, Any], name: str) -> dict[str, float]:
-    """Train with the chosen settings and evaluate on the validation split, never on test."""
-    import time
+def _load(wanted: Search, request: SearchRequest) -> dict[str, "LoadedModel"]:
+    """Every stored model that a trial needs, by reference."""
+    from rayface.pretrained import is_pretrained
+    from rayface.store import open_store
+    from rayface.systems.base import get_system
 
-    from rayface.evaluation.evaluate import evaluate
+    plan = _plan(wanted, request)
+    asked = get_system(wanted.system).frozen_models(plan.config(wanted.system)).values()
+    references = {ref for ref in (plan.request.init, *asked) if ref and not is_pretrained(ref)}
+    store = open_store(plan.request.store_uri)
+    return {ref: store.load(ref) for ref in references}
+
+
+def run_trial(
+    wanted: Search, request: SearchRequest, chosen: Mapping[str, Any], name: str,
+    loaded: Mapping[str, "LoadedModel"] | None = None, report: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train with the chosen settings and evaluate on the validation split, never on test.
+
+    With `report` every checkpoint is evaluated and reported, which may end the trial.
+    """
     from rayface.store import ModelStore
     from rayface.training.launch import train
     from rayface.training.local import train_here
 
-    started = time.perf_counter()
+    started, judging = time.perf_counter(), 0.0
     train_request = _train_request(wanted, request, chosen, name)
-    done = train(train_request) if request.workers > 1 else train_here(train_request)
-    trained = time.perf_counter()
-    device = "cuda" if request.gpu else "cpu"
-    store = ModelStore(done["store"])
-    limit = request.limit or None
-    report = evaluate(wanted.system, request.data, store, None, "validation", limit, device, judged=False)
-    return {
-        **wanted.metrics(report["metrics"]),
-        "train_seconds": round(trained - started, 2),
-        "evaluate_seconds": round(time.perf_counter() - trained, 2),
-    }
+
+    def judge(step: int, networks: Networks) -> dict[str, Any]:
+        nonlocal judging
+        began = time.perf_counter()
+        metrics = _judge(wanted, request, networks)
+        judging += time.perf_counter() - began
+        training = time.perf_counter() - started - judging
+        return {**metrics, "step": step, "train_seconds": round(training, 2), "evaluate_seconds": round(judging, 2)}
+
+    def on_average(step: int, networks: Networks) -> None:
+        if report is not None:
+            report(judge(step, networks))
+
+    done = train(train_request) if request.workers > 1 else train_here(train_request, loaded, on_average)
+    if report is not None:
+        return {}
+    model = ModelStore(done["store"]).load(done["models"][wanted.system])
+    return judge(model.config.steps, model.networks)
+
+
+def _judge(wanted: Search, request: SearchRequest, networks: Networks) -> dict[str, float]:
+    """The search's metrics of a trial's networks, on the validation split."""
+    import torch
+
+    from rayface.data.dataset import FaceDataset
+    from rayface.evaluation.judges import JUDGES, Panel, using
+    from rayface.systems.base import get_system
+
+    system, config = get_system(wanted.system), _plan(wanted, request).config(wanted.system)
+    device = torch.device("cuda" if request.gpu else "cpu")
+    copies = {name: copy.deepcopy(network).to(device).eval() for name, network in networks.items()}
+    dataset = FaceDataset(request.data, "validation", config.size, system.labels)
+    # judges take most of an evaluation's time, and they are kept for those who report on the search's result
+    unasked = Panel(device, dict.fromkeys(JUDGES, "not measured: a search asks no judge"))
+    with torch.no_grad(), using(unasked):
+        report = system.evaluate(copies, config, dataset, device, request.limit or None)
+    return wanted.metrics(report, copies, config)
 
 
 def _train_request(wanted: Search, request: SearchRequest, chosen: Mapping[str, Any], name: str) -> TrainRequest:
     folder = f"{request.storage}/{request.name}/models"
+    settings = wanted.settings(chosen) if chosen else {}
     return TrainRequest(
         systems=(wanted.system,),
         data=request.data,
-        preset=request.preset,
+        preset="" if wanted.init else request.preset,
         workers=(request.workers, request.workers),
         gpu=request.gpu,
         storage=folder,
         name=name,
         store=f"{folder}/{name}/store",
-        overrides=(*request.overrides, *(f"{key}={value}" for key, value in chosen.items())),
+        overrides=(*wanted.fixed, *request.overrides, *(f"{key}={value}" for key, value in settings.items())),
+        init=wanted.init,
         cpus_per_worker=1,
     )

@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rayface.errors import RayfaceError
 from rayface.ray_session import connect
@@ -28,6 +28,9 @@ from rayface.training.request import (
     resolve,
     training_split,
 )
+
+if TYPE_CHECKING:
+    from rayface.store import LoadedModel
 
 RUN_FILE = "run.json"
 
@@ -141,8 +144,14 @@ def with_trained(plan: TrainPlan, name: str, finished: Mapping[str, str]) -> Tra
     return dataclasses.replace(plan, configs={**plan.configs, name: to_dict(config)})
 
 
-def begin(plan: TrainPlan, name: str, workers: Any, resume: Path | None) -> tuple[Any, Any]:
-    """(Training, FaceDataset) of a system: from the checkpoint folder `resume`, else new or from the --init model."""
+def begin(
+    plan: TrainPlan, name: str, workers: Any, resume: Path | None, loaded: "Mapping[str, LoadedModel] | None" = None
+) -> tuple[Any, Any]:
+    """(Training, FaceDataset) of a system: from the checkpoint folder `resume`, else new or from the --init model.
+
+    `loaded` are models by reference that need not be read again.
+    """
+    loaded = loaded or {}
     from rayface.store import open_store
     from rayface.systems.base import get_system
     from rayface.training.loop import Training
@@ -150,10 +159,13 @@ def begin(plan: TrainPlan, name: str, workers: Any, resume: Path | None) -> tupl
     system, config = get_system(name), plan.config(name)
     store = open_store(plan.request.store_uri, plan.request.commercial_only)
     dataset = training_split(plan, name)
-    frozen = load_frozen(store, system.frozen_models(config))
+    asked = system.frozen_models(config)
+    frozen = load_frozen(store, {key: ref for key, ref in asked.items() if ref not in loaded})
+    frozen |= {key: next(iter(loaded[ref].networks.values())) for key, ref in asked.items() if ref in loaded}
     if resume is not None:
         return Training.resume(system, config, workers, resume, dataset.digest, frozen), dataset
-    init = store.load(plan.request.init).networks if plan.request.init else system.initial(config, dataset)
+    began = loaded.get(plan.request.init) or (store.load(plan.request.init) if plan.request.init else None)
+    init = began.networks if began else system.initial(config, dataset)
     return Training.start(system, config, workers, frozen, init), dataset
 
 

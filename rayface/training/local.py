@@ -1,23 +1,32 @@
 """Training in this process, without a worker group: what a Tune trial with one worker runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from rayface.errors import RayfaceError
 from rayface.storage import open_filesystem
+from rayface.store import LoadedModel
 from rayface.training.checkpoint import STATE_FILE
 from rayface.training.launch import begin, save_model, with_trained
 from rayface.training.loop import run
 from rayface.training.progress import Progress
-from rayface.training.request import TrainRequest, resolve
+from rayface.training.request import TrainPlan, TrainRequest, resolve
 from rayface.training.workers import solo
 
+# Called at every checkpoint with the step and the networks as they would be released now.
+OnAverage = Callable[[int, Mapping[str, nn.Module]], None]
 
-def train_here(request: TrainRequest) -> dict[str, Any]:
+
+def train_here(
+    request: TrainRequest, loaded: Mapping[str, LoadedModel] | None = None, on_average: OnAverage | None = None
+) -> dict[str, Any]:
     """Train the systems of a request one after the other; resumes from what an interrupted call left.
 
-    Checkpoints need a local folder: raises RayfaceError for storage at an address.
+    Checkpoints need a local folder: raises RayfaceError for storage at an address. `loaded` are models by reference
+    that need not be read from a store.
     """
     plan = resolve(request)
     if "://" in plan.request.storage:
@@ -25,19 +34,23 @@ def train_here(request: TrainRequest) -> dict[str, Any]:
     _, folder = open_filesystem(plan.request.run_folder)
     models: dict[str, str] = {}
     for name in plan.request.systems:
-        models[name] = _train_system(with_trained(plan, name, models), name, Path(folder) / name)
+        models[name] = _train_system(with_trained(plan, name, models), name, Path(folder) / name, loaded, on_average)
     return {"run": plan.request.name, "models": models, "store": plan.request.store_uri}
 
 
-def _train_system(plan: Any, name: str, folder: Path) -> str:
+def _train_system(
+    plan: TrainPlan, name: str, folder: Path, loaded: Mapping[str, LoadedModel] | None, on_average: OnAverage | None
+) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     workers = solo("cuda" if plan.request.gpu else "cpu")
-    training, dataset = begin(plan, name, workers, folder if (folder / STATE_FILE).exists() else None)
+    training, dataset = begin(plan, name, workers, folder if (folder / STATE_FILE).exists() else None, loaded)
     progress = Progress(plan.request.run_folder, name, training.step)
 
     def on_checkpoint(step: int, metrics: dict[str, float], write: Callable[[Path], None] | None) -> None:
         if write is not None:
             write(folder)
+        if on_average is not None:
+            on_average(step, {name: training.average[name] for name in training.system.released})
 
     run(training, dataset, on_checkpoint, progress)
     progress.close()

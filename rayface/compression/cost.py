@@ -1,0 +1,30 @@
+"""What a network costs: multiplications counted, time measured."""
+
+import time
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@torch.no_grad()
+def multiplications(network: nn.Module, example: Tensor) -> int:
+    """Multiply-accumulates (MACs) of convolutions and matrix products for `example`, float [N, 3, H, W]."""
+    with FlopCounterMode(display=False) as counter:
+        network(example)
+    return counter.get_total_flops() // 2  # it counts the multiplication and the addition
+
+
+@torch.inference_mode()
+def latency_ms(network: nn.Module, example: Tensor, repeats: int = 15) -> float:
+    """Median milliseconds of a forward pass of `example`, after three that do not count, where the network lies."""
+    cuda = example.device.type == "cuda"
+    times = []
+    for _ in range(repeats + 3):
+        started = time.perf_counter()
+        network(example)
+        if cuda:
+            torch.cuda.synchronize(example.device)
+        times.append(1000 * (time.perf_counter() - started))
+    return median(times[3:])
