@@ -11,6 +11,8 @@ STAMP=$VENV/.stamp
 # The certificates that the system trusts, not uv's own list: company networks add theirs (two names: uv renamed it).
 export UV_SYSTEM_CERTS=true UV_NATIVE_TLS=true
 export UV_PYTHON_DOWNLOADS=never PIP_DISABLE_PIP_VERSION_CHECK=1
+# Compiled once here, not by every process: imports take a third, also where PYTHONDONTWRITEBYTECODE is set.
+export UV_COMPILE_BYTECODE=1
 unset VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
 say() { printf '%s\n' "$*" >&2; }

@@ -1,7 +1,7 @@
 """`make demo`: from nothing to a result on one machine, by the commands a user would type.
 
-Mini data -> training on Ray Train (two workers) -> two Tune trials -> evaluation -> the service up and photos posted
--> `runs/demo/report.html`, `report.json` and pictures. Everything lies in runs/demo; a second run starts anew.
+Mini data -> training on Ray Train (two workers) -> short searches by Tune -> evaluation -> the service up and photos
+posted -> `runs/demo/report.html`, `report.json` and pictures. Everything lies in runs/demo; a second run starts anew.
 """
 
 import json
@@ -90,6 +90,12 @@ def run_steps(demo: Demo) -> dict[str, Any]:
         "tune the training degradations",
         *("-m", "tune", "augmentation", "--data", photos, "--trials", "2", "--preset", "tiny"),
         *("--set", "size=128", "--set", "steps=40", "--limit", "16", "--storage", str(DEMO), "--name", "tune"),
+    )
+    demo.run(
+        "tune the pruning ratios",
+        *("-m", "tune", "pruning", "--data", photos, "--init", "enhancement", "--store", "weights", "--trials", "4"),
+        *("--set", "steps=16", "--set", "global_batch=4", "--set", "ema_half_life=16", "--set", "perceptual_network="),
+        *("--set", "recognition=", "--limit", "8", "--storage", str(DEMO), "--name", "pruning"),
     )
     evaluation = {
         system: json.loads(

@@ -43,6 +43,10 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
         *(_samples(folder / "train" / system) for system in ("parsing", "enhancement")),
         "<h2>Tune: strengths of the training degradations</h2>",
         _image((folder / "tune" / "pareto.png").read_bytes(), "PSNR on mild and on hard inputs, two short trials"),
+        "<h2>Tune: how narrow the release enhancer may become</h2>",
+        _image(
+            (folder / "pruning" / "pareto.png").read_bytes(), "Mean PSNR against multiplications, four short trials"
+        ),
         "<h2>What ran</h2>",
         _commands(report["commands"]),
     ]

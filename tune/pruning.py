@@ -14,7 +14,9 @@ from rayface.systems.base import Networks, System, get_system
 from tune.augmentation import mean_psnr
 from tune.search import Objective, Search
 
-MOST = 0.8  # largest share of a kind's channels to remove
+OVERALL = "overall"
+MOST = 0.8  # largest share of channels to remove
+APART = 0.3  # how far a kind's share may lie from the overall one
 UNIFORM = (0.0, 0.25, 0.5, 0.7)  # the ratios tried first, alike for all: what a search has to beat
 
 
@@ -52,22 +54,24 @@ def pruning_search(system_name: str, init: str, store: str | None = None, latenc
     def space() -> dict[str, Any]:
         from ray import tune
 
-        return {kind: tune.uniform(0.0, MOST) for kind in kinds}
+        # trials spread over all costs by the first, and differ in where the channels go by the others
+        return {OVERALL: tune.uniform(0.0, MOST), **{kind: tune.uniform(-APART, APART) for kind in kinds}}
 
     def metrics(report: dict[str, Any], networks: Networks, config: Any) -> dict[str, float]:
         return {metric: quality(report), **_cost(networks[system.released[0]], config.size)}
 
     def settings(chosen: Mapping[str, Any]) -> dict[str, Any]:
-        ratios = [f"{group}:{chosen[kind]:.4f}" for kind, groups in kinds.items() for group in groups]
+        shares = {kind: min(max(chosen[OVERALL] + chosen[kind], 0.0), MOST) for kind in kinds}
+        ratios = [f"{group}:{shares[kind]:.4f}" for kind, groups in kinds.items() for group in groups]
         return {"pruning.ratios": ",".join(ratios)}
 
     taught = [f"teacher={folder}"] if "teacher" in system.frozen_systems and system_name == "enhancement" else []
-    fixed = ("pruning.rounds=1", "pruning.every=1", "pruning.gate=false", *taught)
+    fixed = ("pruning.rounds=1", "pruning.every=1", "pruning.gate=false", "pruning.photos=0", *taught)
     return Search(
         name="pruning",
         system=system_name,
         space=space,
-        known=tuple(dict.fromkeys(kinds, ratio) for ratio in UNIFORM),
+        known=tuple({OVERALL: ratio, **dict.fromkeys(kinds, 0.0)} for ratio in UNIFORM),
         objectives=(Objective(metric, "max"), Objective(cost, "min")),
         metrics=metrics,
         score=metric,

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import logging
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -116,11 +117,19 @@ def _tune_config(wanted: Search, request: SearchRequest) -> Any:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     modes: list[str] = [objective.mode for objective in wanted.objectives]
+    known = list(wanted.known[: request.trials])
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # of the sampler's two options
     searcher = OptunaSearch(
         metric=wanted.score if request.asha else [objective.metric for objective in wanted.objectives],
         mode="max" if request.asha else modes,
-        points_to_evaluate=list(wanted.known[: request.trials]),
-        seed=request.seed,
+        points_to_evaluate=known,
+        sampler=optuna.samplers.TPESampler(
+            # trials are dear: two random ones beside the known, where Optuna would take ten
+            n_startup_trials=len(known) + 2,
+            multivariate=True,
+            constant_liar=True,
+            seed=request.seed,
+        ),
     )
     scheduler = None
     if request.asha:
@@ -237,7 +246,7 @@ def _judge(wanted: Search, request: SearchRequest, networks: Networks) -> dict[s
     copies = {name: copy.deepcopy(network).to(device).eval() for name, network in networks.items()}
     dataset = FaceDataset(request.data, "validation", config.size, system.labels)
     # judges take most of an evaluation's time, and they are kept for those who report on the search's result
-    unasked = Panel(device, dict.fromkeys(JUDGES, "not measured: a search asks no judge"))
+    unasked = Panel(device, dict.fromkeys(JUDGES, "not measured: a search asks no judge"), baselines=False)
     with torch.no_grad(), using(unasked):
         report = system.evaluate(copies, config, dataset, device, request.limit or None)
     return wanted.metrics(report, copies, config)

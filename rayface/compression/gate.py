@@ -22,16 +22,17 @@ def reduce_channels(
     Returns:
         Which entries of the parameters survive (the network itself is left as it is), and of every convolution a
         line of the trail: round, layer, group, channels and how many are left, ratio asked and kept, score before
-        and after in dB, verdict.
+        and after in dB, verdict (these three None where `config.photos` is 0 and nothing was scored).
     """
     example = inputs[:1]
     groups = channel_groups(network, example)
     asked = config.asked([group.name for group in groups])
     ratios = dict(asked)
-    before = layer_scores(network, inputs, target)
+    scored = config.photos > 0
+    before = layer_scores(network, inputs, target) if scored else {}
     for attempt in range(config.attempts + 1):
         kept = surviving(network, example, ratios, config.round_to)
-        after = layer_scores(cut(network, kept), inputs, target)
+        after = layer_scores(cut(network, kept), inputs, target) if scored else {}
         failed = [group.name for group in groups if ratios[group.name] and _failing(group, before, after, config)]
         if not config.gate or not failed:
             break
@@ -50,20 +51,22 @@ def _trail(
     groups: Sequence[ChannelGroup], asked: Mapping[str, float], ratios: Mapping[str, float],
     before: Mapping[str, float], after: Mapping[str, float], config: PruningConfig, round_: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Layer, group, channels before and after, ratio asked and kept, score before and after, verdict, round."""
-    lines = []
+    """A line for each convolution, as `reduce_channels` says."""
+    lines: list[dict[str, Any]] = []
     for group in groups:
         for layer in group.producers:
-            if layer not in before:  # linear layers have no places to read from
+            if before and layer not in before:  # linear layers have no places to read from
                 continue
-            passes = after[layer] >= before[layer] - config.tolerance
-            verdict = "passes" if passes else "fails"
             lines.append(
                 {
                     "round": round_, "layer": layer, "group": group.name, "channels": group.channels,
                     "left": remaining(group.channels, ratios[group.name], config.round_to),
                     "asked": asked[group.name], "kept": ratios[group.name],
-                    "score_before": round(before[layer], 3), "score": round(after[layer], 3), "verdict": verdict,
+                    "score_before": None, "score": None, "verdict": None,
                 }
             )  # fmt: skip
+            if before:
+                passes = after[layer] >= before[layer] - config.tolerance
+                scores = {"score_before": round(before[layer], 3), "score": round(after[layer], 3)}
+                lines[-1] |= scores | {"verdict": "passes" if passes else "fails"}
     return lines

@@ -29,8 +29,9 @@ def trail_picture(trail: Sequence[dict[str, Any]]) -> bytes:
                 place = layers.index(line["layer"])
                 axes.barh(place, line["channels"], color="#e5e7eb")
                 axes.barh(place, line["left"], color=COLOURS[outcome(line)])
-                change = line["score"] - line["score_before"]
-                text = f"{line['channels']} to {line['left']}, {change:+.1f} dB"
+                text = f"{line['channels']} to {line['left']}"
+                if line["score"] is not None:
+                    text += f", {line['score'] - line['score_before']:+.1f} dB"
                 axes.text(line["channels"], place, f" {text}", va="center", fontsize=7)
         axes.set_title(f"round {round_}")
         axes.set_xlabel("channels")

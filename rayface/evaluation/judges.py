@@ -141,10 +141,11 @@ class JudgedMetric:
 
 @dataclass
 class Panel:
-    """The judges of one evaluation: whom it may not ask and why, whom it asked, what is missing and why."""
+    """What one evaluation asks: which judges not and why, which it asked, what is missing and why; baselines too?"""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     refused: Mapping[str, str] = field(default_factory=dict)  # judge -> why
+    baselines: bool = True  # classical methods beside the model; a search, that compares models, leaves them out
     asked: dict[str, str] = field(default_factory=dict)  # judge -> sha256
     missing: dict[str, str] = field(default_factory=dict)  # metric -> why, and how to get it
 
@@ -179,6 +180,11 @@ def using(panel: Panel) -> Iterator[Panel]:
 def judged_metrics() -> dict[str, JudgedMetric]:
     """The judges' metrics that can be measured here, by name; they are called as those of PICTURE_METRICS."""
     return (_panel.get() or Panel()).metrics()
+
+
+def baselines_wanted() -> bool:
+    """Whether an evaluation should measure classical methods beside the model."""
+    return (_panel.get() or Panel()).baselines
 
 
 def refusals(loss_networks: Mapping[str, nn.Module]) -> dict[str, str]:

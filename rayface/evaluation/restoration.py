@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rayface.data.degradation import degrade, severity_sets
-from rayface.evaluation.judges import judged_metrics
+from rayface.evaluation.judges import baselines_wanted, judged_metrics
 from rayface.evaluation.metrics import HIGHER_IS_BETTER, PICTURE_METRICS, PictureMetric, bootstrap
 from rayface.evaluation.subgroups import record
 from rayface.imaging.codec import to_float, to_uint8
@@ -76,7 +76,8 @@ def restoration_report(
     `gain_over_input` and `gain_over_best_classical`: the model's improvement per photo in the metric's own unit,
     above 0 where it is better; `perceptual_gain`: by how many percent the mean perceptual distance falls.
     """
-    methods: dict[str, Predict] = {"input": lambda crops: crops, **CLASSICAL, **(others or {}), "model": predict}
+    rivals = CLASSICAL if baselines_wanted() else {}
+    methods: dict[str, Predict] = {"input": lambda crops: crops, **rivals, **(others or {}), "model": predict}
     metrics: dict[str, PictureMetric] = {**PICTURE_METRICS, **judged_metrics()}
     values: dict[tuple[str, str, str], list[Tensor]] = {}
     total = min(len(dataset), limit or len(dataset))
@@ -110,11 +111,12 @@ def summary(values: Values) -> dict[str, Any]:
         result.setdefault(method, {})[metric] = bootstrap(per_photo)
     best: dict[str, Any] = {}
     for metric in result["model"]:
-        name, gain = best_classical(values, metric)
-        best[metric] = name
-        result.setdefault("best_classical", {})[metric] = {name: result[name][metric]}
         result.setdefault("gain_over_input", {})[metric] = bootstrap(improvement(values, metric, "input"))
-        result.setdefault("gain_over_best_classical", {})[metric] = bootstrap(gain)
+        if baselines_wanted():
+            name, gain = best_classical(values, metric)
+            best[metric] = name
+            result.setdefault("best_classical", {})[metric] = {name: result[name][metric]}
+            result.setdefault("gain_over_best_classical", {})[metric] = bootstrap(gain)
     result["model"]["psnr_gain"] = result["gain_over_input"]["psnr"]
     if "perceptual_distance" in best:
         ours = values["model", "perceptual_distance"]

@@ -83,6 +83,18 @@ def test_a_tolerance_that_nothing_fails_keeps_every_ratio() -> None:
     assert json.loads(json.dumps(trail)) == trail
 
 
+def test_without_photos_nothing_is_scored() -> None:
+    config = PruningConfig(rounds=1, ratio=0.5, round_to=4, gate=False, photos=0)
+    kept, trail = reduce_channels(network(), photos(2), photos(2), config, 1)
+    scored, _ = reduce_channels(network(), photos(), photos(), PruningConfig(1, ratio=0.5, round_to=4, gate=False), 1)
+    assert {k: [None if i is None else i.tolist() for i in v] for k, v in kept.items()} == {
+        k: [None if i is None else i.tolist() for i in v] for k, v in scored.items()
+    }
+    assert {line["score"] for line in trail} == {line["verdict"] for line in trail} == {None}
+    assert all(line["left"] == line["channels"] // 2 for line in trail)
+    assert trail_picture(trail).startswith(b"\x89PNG")
+
+
 def test_the_longest_name_decides_a_ratio() -> None:
     config = PruningConfig(ratio=0.1, ratios=("encoder:0.3", "encoder.stem:0.5"))
     groups = ("encoder.stem", "encoder.levels.0.0.conv1", "mapping.layers.0")
@@ -99,6 +111,8 @@ def test_the_longest_name_decides_a_ratio() -> None:
         ({"ratios": ("encoder:much",)}, "'encoder:much' is not NAME:RATIO"),
         ({"ratios": ("encoder:-1",)}, "ratio encoder is -1.0"),
         ({"every": 0}, "pruning.every=0"),
+        ({"photos": 0}, "pruning.photos=0"),
+        ({"photos": 1, "gate": False}, "pruning.photos=1"),
         ({"tolerance": float("nan")}, "pruning.tolerance=nan"),
     ],
 )

@@ -1,6 +1,10 @@
 """A real search with Ray Tune: two trials, the three files, and what `train --set-from` makes of them."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -61,9 +65,9 @@ def test_a_pruning_search_narrows_what_it_starts_from(ray_cluster: None, drawn_f
         TrainRequest(("parsing",), drawn_faces, "tiny", storage=str(tmp_path), name="wide", overrides=("steps=2",))
     )
     wanted = pruning_search("parsing", "parsing@1", made["store"])
-    assert all(set(known.values()) <= {0.0, 0.25, 0.5, 0.7} for known in wanted.known)
+    assert [known["overall"] for known in wanted.known] == [0.0, 0.25, 0.5, 0.7]
     request = SearchRequest(
-        drawn_faces, 2, overrides=("steps=3", "pruning.round_to=4", "pruning.photos=4"), storage=str(tmp_path),
+        drawn_faces, 2, overrides=("steps=3", "pruning.round_to=4"), storage=str(tmp_path),
         name="narrow", limit=4,
     )  # fmt: skip
     report = search(wanted, request)
@@ -94,3 +98,46 @@ def test_asha_reports_every_checkpoint(ray_cluster: None, drawn_faces: str, tmp_
     assert steps[0] == 8
     assert all(step in (2, 4, 8) for step in steps)
     assert all("psnr_mean" in trial["metrics"] for trial in report["trials"])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_killed_search_goes_on_and_keeps_its_finished_trials(
+    ray_cluster: None, drawn_faces: str, tmp_path: Path
+) -> None:
+    import ray
+
+    command = [
+        sys.executable, "-m", "tune", "augmentation", "--data", drawn_faces, "--trials", "4", "--preset", "tiny",
+        "--set", "steps=30", "--set", "global_batch=4", "--limit", "4", "--concurrent", "1",
+        "--storage", str(tmp_path), "--name", "killed",
+    ]  # fmt: skip
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 180
+    while not (finished := finished_trials(tmp_path / "killed")):
+        assert process.poll() is None, "the search ended by itself"
+        assert time.monotonic() < deadline, "no trial finished"
+        time.sleep(0.2)
+    process.kill()
+    process.wait()
+    assert len(finished) < 4, "killed too late to show anything"
+
+    subprocess.run([*command, "--resume"], env=environment, check=True, capture_output=True)
+    trials = {
+        trial["trial"]: trial for trial in json.loads((tmp_path / "killed" / "pareto.json").read_text())["trials"]
+    }
+    assert len(trials) == 4
+    assert all(trial["error"] is None for trial in trials.values())
+    for name, seconds in finished.items():
+        assert trials[name]["metrics"]["train_seconds"] == seconds, "a finished trial was run again"
+
+
+def finished_trials(search_folder: Path) -> dict[str, float]:
+    """Seconds of training of every trial that has reported, by its id."""
+    found = {}
+    for file in search_folder.glob("trial-*/result.json"):
+        for line in file.read_text().splitlines():
+            result = json.loads(line)
+            found[result["trial_id"]] = result["train_seconds"]
+    return found

@@ -1,0 +1,131 @@
+"""Is a network narrowed from a teacher better than one of its size trained from nothing, in as many steps?
+
+    python -m benchmarks.student --data DIR --out runs/student --teacher enhancement --set-from best.json
+        [--steps 1500] [--seeds 0 1 2] [--arms narrowed fresh] [--threads 1] [--set k=v]
+
+Both arms have the same widths, losses, batches and teacher (whose features both imitate); the only difference is what
+they begin with: `narrowed` with the teacher's surviving weights, `fresh` with new ones. Judged on the test split beside
+the teacher, judges included. Arms and seeds can run in processes of their own; whoever runs last prints the whole
+table. Stops and goes on where it was.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rayface.compression.channels import channel_groups, surviving
+from rayface.compression.cost import multiplications
+from rayface.configuration import override
+from rayface.data.dataset import FaceDataset
+from rayface.evaluation.evaluate import evaluate
+from rayface.evaluation.report import rows
+from rayface.networks.enhancer import Enhancer
+from rayface.networks.widths import apply_widths, cut, read_widths
+from rayface.store import ModelStore, open_store
+from rayface.training.local import train_here
+from rayface.training.request import TrainRequest, overrides_from_file
+
+METRICS = (
+    "all.model.psnr", "easy.gain_over_input.psnr", "medium.gain_over_input.psnr", "hard.gain_over_input.psnr",
+    "psnr_gain", "all.model.perceptual_distance", "all.perceptual_gain.over_input", "all.model.identity_distance",
+)  # fmt: skip
+
+
+def fresh_start(arguments: argparse.Namespace, seed: int, overrides: tuple[str, ...]) -> str:
+    """A model of the narrowed widths with new weights; returns the folder it lies in."""
+    held = ModelStore(f"{arguments.out}/fresh-{seed}-start")
+    if not held.versions("enhancement"):
+        teacher = open_store(None).load(arguments.teacher)
+        settings = [assignment.removeprefix("enhancement.") for assignment in overrides]
+        pruning = override(teacher.config, settings).pruning
+        if pruning.gate or pruning.rounds != 1:
+            raise SystemExit(f"{arguments.set_from}: one round without the gate, as a pruning search writes it")
+        network = teacher.networks["enhancer"]
+        example = torch.zeros(1, 3, teacher.config.size, teacher.config.size)
+        ratios = pruning.asked([group.name for group in channel_groups(network, example)])
+        widths = read_widths(cut(network, surviving(network, example, ratios, pruning.round_to)))
+        torch.manual_seed(seed)
+        fresh = apply_widths(Enhancer(teacher.config.enhancer), widths)
+        start_anew(fresh)
+        held.save("enhancement", "enhancement", teacher.config, {"enhancer": fresh})
+    return held.folder("enhancement")
+
+
+def start_anew(fresh: nn.Module) -> None:
+    """What an Enhancer sets of its new layers, which those of other widths lack."""
+    for name, layer in fresh.named_modules():
+        if name.endswith("to_rgb"):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        elif name.endswith((".scale", ".shift")):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+
+def run(arguments: argparse.Namespace, arm: str, seed: int, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Train and judge one arm with one seed; what was found is kept in a file."""
+    name = f"{arm}-{seed}"
+    file = Path(arguments.out, f"{name}.json")
+    if file.exists():
+        return json.loads(file.read_text())
+    settings = [f"teacher={arguments.teacher}", f"steps={arguments.steps}", f"seed={seed}", *arguments.set]
+    if arm == "fresh":
+        init, settings = fresh_start(arguments, seed, overrides), [*settings, "pruning.rounds=0"]
+    else:
+        init, settings = arguments.teacher, [*overrides, *settings]
+    store = f"{arguments.out}/{name}-store"
+    request = TrainRequest(
+        ("enhancement",), arguments.data, "", init=init, storage=arguments.out, store=store, name=name,
+        overrides=tuple(settings),
+    )  # fmt: skip
+    found = judged(arguments, store, train_here(request)["models"]["enhancement"])
+    file.write_text(json.dumps({"arm": arm, "seed": seed, "steps": arguments.steps, **found}, indent=1) + "\n")
+    return json.loads(file.read_text())
+
+
+def judged(arguments: argparse.Namespace, store: str | None, model: str) -> dict[str, Any]:
+    opened = open_store(store)
+    report = dict(rows(evaluate("enhancement", arguments.data, opened, model, limit=arguments.limit)["metrics"]))
+    network, side = opened.load(model).networks["enhancer"], opened.load(model).config.size
+    example = torch.zeros(1, 3, side, side)
+    found = {metric: report.get(metric) for metric in METRICS}
+    return {"megamacs": multiplications(network, example) / 1e6, **found}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--teacher", default="enhancement")
+    parser.add_argument("--set-from", required=True)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", default=["narrowed", "fresh"])
+    parser.add_argument("--limit", type=int, default=None)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[])
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    Path(arguments.out).mkdir(parents=True, exist_ok=True)
+    FaceDataset(arguments.data, "test")  # before hours of training
+    overrides = overrides_from_file(arguments.set_from)
+    for seed in arguments.seeds:
+        for arm in arguments.arms:
+            run(arguments, arm, seed, overrides)
+    teacher = Path(arguments.out, "teacher.json")
+    if not teacher.exists():
+        found = judged(arguments, None, arguments.teacher)
+        teacher.write_text(json.dumps({"arm": "teacher", **found}, indent=1) + "\n")
+    for file in sorted(Path(arguments.out).glob("*.json")):
+        held = json.loads(file.read_text())
+        values = "  ".join(f"{m} {held[m]['value']:.3f}" for m in METRICS if held.get(m))
+        print(f"{file.stem:12} {held['megamacs']:.0f} M  {values}")
+
+
+if __name__ == "__main__":
+    main()
