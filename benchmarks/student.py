@@ -12,21 +12,17 @@ table. Stops and goes on where it was.
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from benchmarks.arms import evaluated, table, trained_and_judged
 from rayface.compression.channels import channel_groups, surviving
-from rayface.compression.cost import multiplications
 from rayface.configuration import override
 from rayface.data.dataset import FaceDataset
-from rayface.evaluation.evaluate import evaluate
-from rayface.evaluation.report import rows
 from rayface.networks.enhancer import Enhancer
 from rayface.networks.widths import apply_widths, cut, read_widths
 from rayface.store import ModelStore, open_store
-from rayface.training.local import train_here
 from rayface.training.request import TrainRequest, overrides_from_file
 
 METRICS = (
@@ -66,34 +62,19 @@ def start_anew(fresh: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def run(arguments: argparse.Namespace, arm: str, seed: int, overrides: tuple[str, ...]) -> dict[str, Any]:
-    """Train and judge one arm with one seed; what was found is kept in a file."""
-    name = f"{arm}-{seed}"
-    file = Path(arguments.out, f"{name}.json")
-    if file.exists():
-        return json.loads(file.read_text())
+def run(arguments: argparse.Namespace, arm: str, seed: int, overrides: tuple[str, ...]) -> None:
+    """Train and judge one arm with one seed."""
     settings = [f"teacher={arguments.teacher}", f"steps={arguments.steps}", f"seed={seed}", *arguments.set]
     if arm == "fresh":
         init, settings = fresh_start(arguments, seed, overrides), [*settings, "pruning.rounds=0"]
     else:
         init, settings = arguments.teacher, [*overrides, *settings]
-    store = f"{arguments.out}/{name}-store"
+    name = f"{arm}-{seed}"
     request = TrainRequest(
-        ("enhancement",), arguments.data, "", init=init, storage=arguments.out, store=store, name=name,
-        overrides=tuple(settings),
+        ("enhancement",), arguments.data, "", init=init, storage=arguments.out, store=f"{arguments.out}/{name}-store",
+        name=name, overrides=tuple(settings),
     )  # fmt: skip
-    found = judged(arguments, store, train_here(request)["models"]["enhancement"])
-    file.write_text(json.dumps({"arm": arm, "seed": seed, "steps": arguments.steps, **found}, indent=1) + "\n")
-    return json.loads(file.read_text())
-
-
-def judged(arguments: argparse.Namespace, store: str | None, model: str) -> dict[str, Any]:
-    opened = open_store(store)
-    report = dict(rows(evaluate("enhancement", arguments.data, opened, model, limit=arguments.limit)["metrics"]))
-    network, side = opened.load(model).networks["enhancer"], opened.load(model).config.size
-    example = torch.zeros(1, 3, side, side)
-    found = {metric: report.get(metric) for metric in METRICS}
-    return {"megamacs": multiplications(network, example) / 1e6, **found}
+    trained_and_judged(request, arm, seed, METRICS, arguments.limit)
 
 
 def main() -> None:
@@ -119,12 +100,9 @@ def main() -> None:
             run(arguments, arm, seed, overrides)
     teacher = Path(arguments.out, "teacher.json")
     if not teacher.exists():
-        found = judged(arguments, None, arguments.teacher)
+        found = evaluated("enhancement", arguments.data, None, arguments.teacher, METRICS, arguments.limit)
         teacher.write_text(json.dumps({"arm": "teacher", **found}, indent=1) + "\n")
-    for file in sorted(Path(arguments.out).glob("*.json")):
-        held = json.loads(file.read_text())
-        values = "  ".join(f"{m} {held[m]['value']:.3f}" for m in METRICS if held.get(m))
-        print(f"{file.stem:12} {held['megamacs']:.0f} M  {values}")
+    print(table(Path(arguments.out), METRICS))
 
 
 if __name__ == "__main__":
