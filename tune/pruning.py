@@ -66,7 +66,7 @@ def pruning_search(system_name: str, init: str, store: str | None = None, latenc
         return {"pruning.ratios": ",".join(ratios)}
 
     taught = [f"teacher={folder}"] if "teacher" in system.frozen_systems and system_name == "enhancement" else []
-    fixed = ("pruning.rounds=1", "pruning.every=1", "pruning.gate=false", "pruning.photos=0", *taught)
+    fixed = ("pruning.rounds=1", "pruning.every=1", "pruning.gate=false", *taught)
     return Search(
         name="pruning",
         system=system_name,

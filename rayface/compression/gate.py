@@ -1,5 +1,6 @@
 """Channel reduction that a quality gate watches over (SPEC C2, C4): which ratios are kept, and the trail of why."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,22 +23,23 @@ def reduce_channels(
     Returns:
         Which entries of the parameters survive (the network itself is left as it is), and of every convolution a
         line of the trail: round, layer, group, channels and how many are left, ratio asked and kept, score before
-        and after in dB, verdict (these three None where `config.photos` is 0 and nothing was scored).
+        and after in dB, verdict (these three None without the gate, which alone asks for them).
     """
     example = inputs[:1]
     groups = channel_groups(network, example)
     asked = config.asked([group.name for group in groups])
     ratios = dict(asked)
-    scored = config.photos > 0
-    before = layer_scores(network, inputs, target) if scored else {}
-    for attempt in range(config.attempts + 1):
+    before = layer_scores(network, inputs, target) if config.gate else {}
+    after: dict[str, float] = {}
+    for attempt in itertools.count(1):  # ends: once the attempts are over every failure leaves one ratio less
         kept = surviving(network, example, ratios, config.round_to)
-        after = layer_scores(cut(network, kept), inputs, target) if scored else {}
+        if config.gate:
+            after = layer_scores(cut(network, kept), inputs, target)
         failed = [group.name for group in groups if ratios[group.name] and _failing(group, before, after, config)]
-        if not config.gate or not failed:
+        if not failed:
             break
         for name in failed:
-            ratios[name] = ratios[name] / 2 if attempt + 1 < config.attempts else 0.0
+            ratios[name] = ratios[name] / 2 if attempt < config.attempts else 0.0
     return kept, _trail(groups, asked, ratios, before, after, config, round_)
 
 

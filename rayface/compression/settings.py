@@ -17,19 +17,16 @@ class PruningConfig:
     ratio: float = 0.25
     ratios: tuple[str, ...] = ()
     round_to: int = 8
-    gate: bool = True
+    gate: bool = True  # without it nothing is scored
     tolerance: float = 1.0  # dB that a layer's score may lose in a round
-    attempts: int = 4  # ratios that fail are halved and tried again; after the last of them they are 0
-    photos: int = 16  # of the training data, on which layers are scored; without the gate 0 is none, and no scores
+    attempts: int = 4  # ratios that fail are halved and tried again as often; what still fails keeps all channels
+    refit: bool = True  # fit what is left to what the whole layers gave
+    photos: int = 16  # of the training data, on which layers are scored and fitted
 
     def __post_init__(self) -> None:
-        for name, least in (("rounds", 0), ("every", 1), ("round_to", 1), ("attempts", 1), ("photos", 0)):
+        for name, least in (("rounds", 0), ("every", 1), ("round_to", 1), ("attempts", 1), ("photos", 2)):
             if getattr(self, name) < least:
                 raise RayfaceError(f"pruning.{name}={getattr(self, name)} must be at least {least}")
-        if self.photos < 2 and (self.gate or self.photos):
-            raise RayfaceError(
-                f"pruning.photos={self.photos}: layers are scored on at least 2 (0 goes with pruning.gate=false)"
-            )
         if not self.tolerance >= 0:
             raise RayfaceError(f"pruning.tolerance={self.tolerance} dB must be at least 0")
         for name, ratio in {"": self.ratio, **self.named_ratios()}.items():

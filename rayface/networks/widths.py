@@ -46,7 +46,7 @@ def apply_widths(network: nn.Module, widths: Mapping[str, list[int]]) -> nn.Modu
         else:
             resized = ChannelNorm(*widths[name])
         parent, _, child = name.rpartition(".")
-        setattr(network.get_submodule(parent), child, resized)
+        setattr(network.get_submodule(parent), child, resized.to(layer.weight.device))
     return network
 
 

@@ -99,10 +99,14 @@ class Phase:
 
 @dataclass(frozen=True)
 class Reduction:
-    """What a round of channel reduction decided: the surviving entries of each network's parameters, and why."""
+    """What a round of channel reduction decided: the surviving entries of each network's parameters, and why.
+
+    `fitted`: state dicts of cut networks whose parameters were adjusted as well.
+    """
 
     kept: dict[str, Kept]
     trail: list[dict[str, Any]]
+    fitted: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -169,9 +173,9 @@ class System:
             built[name].load_state_dict(state)
         return {name: built[name] for name in states}
 
-    def build_with_frozen(self, config: Any, frozen: Networks) -> dict[str, nn.Module]:
-        """The networks to train, where they depend on the frozen models (adapters to a teacher's widths)."""
-        return self.build(config)
+    def build_for_training(self, networks: Networks, config: Any, frozen: Networks) -> dict[str, nn.Module]:
+        """Networks that only training needs, by the widths of those to train and of frozen ones (adapters)."""
+        return {}
 
     def fitted(self, config: Any, dataset: "FaceDataset") -> Any:
         """The config with what only the training data can tell (how many people there are).
@@ -254,11 +258,18 @@ class System:
         Called on rank 0, between steps; `batch` are `config.pruning.photos` prepared training photos.
         """
         from rayface.compression.gate import reduce_channels
+        from rayface.compression.refit import refit
+        from rayface.networks.widths import cut
 
         inputs, target = self.readout(networks, batch)
         (name,) = self.released
         kept, trail = reduce_channels(networks[name], inputs, target, config.pruning, round_)
-        return Reduction({name: kept}, trail)
+        reduction = Reduction({name: kept}, trail)
+        if config.pruning.refit:
+            narrow = cut(networks[name], kept)
+            refit(narrow, networks[name], kept, inputs)
+            reduction.fitted[name] = {key: value.cpu() for key, value in narrow.state_dict().items()}
+        return reduction
 
     def evaluate(
         self, networks: Networks, config: Any, dataset: "FaceDataset", device: torch.device, limit: int | None

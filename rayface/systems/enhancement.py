@@ -127,12 +127,13 @@ class Enhancement(System):
     def build(self, config: EnhancementConfig) -> dict[str, nn.Module]:
         return {"enhancer": Enhancer(config.enhancer), "discriminator": Discriminator(config.discriminator)}
 
-    def build_with_frozen(self, config: EnhancementConfig, frozen: Networks) -> dict[str, nn.Module]:
-        networks = self.build(config)
-        if "teacher" in frozen:
-            student, teacher = cast(Enhancer, networks["enhancer"]), cast(Enhancer, frozen["teacher"])
-            networks["adapters"] = Adapters(student.feature_widths(), teacher.feature_widths())
-        return networks
+    def build_for_training(
+        self, networks: Networks, config: EnhancementConfig, frozen: Networks
+    ) -> dict[str, nn.Module]:
+        if "teacher" not in frozen:
+            return {}
+        student, teacher = cast(Enhancer, networks["enhancer"]), cast(Enhancer, frozen["teacher"])
+        return {"adapters": Adapters(student.feature_widths(), teacher.feature_widths())}
 
     def frozen_models(self, config: EnhancementConfig) -> dict[str, str]:
         names = ("teacher", "recognition", "perceptual_network")

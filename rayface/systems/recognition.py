@@ -120,7 +120,9 @@ class Recognition(System):
             networks["margin"] = ArcMargin(config.identities, config.recogniser.embedding)
         return networks
 
-    def build_with_frozen(self, config: RecognitionConfig, frozen: Networks) -> dict[str, nn.Module]:
+    def build_for_training(
+        self, networks: Networks, config: RecognitionConfig, frozen: Networks
+    ) -> dict[str, nn.Module]:
         if "teacher" in frozen:
             teacher = cast(Recogniser, frozen["teacher"]).config.embedding
             if teacher != config.recogniser.embedding:
@@ -128,7 +130,7 @@ class Recognition(System):
                     f"teacher={config.teacher} gives {teacher} numbers, the network to train "
                     f"{config.recogniser.embedding}; --set recogniser.embedding={teacher}"
                 )
-        return self.build(config)
+        return {}
 
     def initial(self, config: RecognitionConfig, dataset: "FaceDataset") -> dict[str, nn.Module] | None:
         """dlib's network with the channels that matter most on the first training photos."""

@@ -71,9 +71,7 @@ class Training:
         init: Mapping[str, nn.Module] | None = None,
     ) -> "Training":
         """A new training; weights depend on config.seed only, or come from `init` where it has the network."""
-        training = cls._build(system, config, workers, frozen)
-        for name, network in (init or {}).items():
-            apply_widths(training.networks[name], read_widths(network)).load_state_dict(network.state_dict())
+        training = cls._build(system, config, workers, frozen, init)
         training._assemble()
         return training
 
@@ -99,12 +97,18 @@ class Training:
         return training
 
     @classmethod
-    def _build(cls, system: System, config: Any, workers: Workers, frozen: Networks | None) -> "Training":
-        """The networks as config.seed makes them; widths and weights may still be replaced before `_assemble`."""
+    def _build(
+        cls, system: System, config: Any, workers: Workers, frozen: Networks | None,
+        init: Mapping[str, nn.Module] | None = None,
+    ) -> "Training":  # fmt: skip
+        """The networks as config.seed makes them, or `init` where it has them; before `_assemble` they may change."""
         frozen = {name: network.to(workers.device).eval() for name, network in (frozen or {}).items()}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            networks = system.build_with_frozen(config, frozen)
+            networks = system.build(config)
+            for name, network in (init or {}).items():
+                apply_widths(networks[name], read_widths(network)).load_state_dict(network.state_dict())
+            networks |= system.build_for_training(networks, config, frozen)
         return cls(system, config, workers, frozen, networks)
 
     def _assemble(self) -> None:
@@ -198,6 +202,8 @@ class Training:
         reduction = self.workers.from_rank_zero(reduction)
         before = self.networks
         narrowed = {name: cut(before[name], kept) for name, kept in reduction.kept.items()}
+        for name, fitted in reduction.fitted.items():
+            narrowed[name].load_state_dict(fitted)
         self.networks = {**before, **narrowed}
         self._place(narrowed)
         for name, spec in self.system.optimizers(self.config).items():
@@ -205,7 +211,11 @@ class Training:
                 old = self.optimizers[name]
                 self.optimizers[name] = rebuilt_optimizer(old, spec, before, self.networks, reduction.kept)
         for name in set(narrowed) & set(self.average):
-            self.average[name] = cut(self.average[name], reduction.kept[name])
+            # the average of weights that no longer fit is worth nothing: where they were fitted it starts anew
+            fitted = name in reduction.fitted
+            self.average[name] = (
+                copy.deepcopy(narrowed[name]) if fitted else cut(self.average[name], reduction.kept[name])
+            )
             self._place({name: self.average[name]})
         self.trail += reduction.trail
         self._wrap()

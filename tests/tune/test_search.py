@@ -67,7 +67,7 @@ def test_a_pruning_search_narrows_what_it_starts_from(ray_cluster: None, drawn_f
     wanted = pruning_search("parsing", "parsing@1", made["store"])
     assert [known["overall"] for known in wanted.known] == [0.0, 0.25, 0.5, 0.7]
     request = SearchRequest(
-        drawn_faces, 2, overrides=("steps=3", "pruning.round_to=4"), storage=str(tmp_path),
+        drawn_faces, 2, overrides=("steps=3", "pruning.round_to=4", "pruning.photos=4"), storage=str(tmp_path),
         name="narrow", limit=4,
     )  # fmt: skip
     report = search(wanted, request)
