@@ -23,7 +23,7 @@ from rayface.data.dataset import FaceDataset
 from rayface.networks.enhancer import Enhancer
 from rayface.networks.widths import apply_widths, cut, read_widths
 from rayface.store import ModelStore, open_store
-from rayface.training.request import TrainRequest, overrides_from_file
+from rayface.training.request import TrainRequest, read_search
 
 METRICS = (
     "all.model.psnr", "easy.gain_over_input.psnr", "medium.gain_over_input.psnr", "hard.gain_over_input.psnr",
@@ -94,7 +94,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     Path(arguments.out).mkdir(parents=True, exist_ok=True)
     FaceDataset(arguments.data, "test")  # before hours of training
-    overrides = overrides_from_file(arguments.set_from)
+    overrides, _ = read_search(arguments.set_from)
     for seed in arguments.seeds:
         for arm in arguments.arms:
             run(arguments, arm, seed, overrides)

@@ -60,7 +60,7 @@ def train(
     name: Annotated[str, typer.Option(help="name of the run; the same name resumes it")] = "",
     store: Store = "",
     set_: Set = [],  # noqa: B006  typer copies it
-    set_from: Annotated[str, typer.Option(help="best.json of `python -m tune`")] = "",
+    set_from: Annotated[str, typer.Option(help="best.json of `python -m tune`; --set and --init win over it")] = "",
     init: Annotated[str, typer.Option(help="model to fine-tune, for example enhancement@3")] = "",
     cpus_per_worker: Annotated[int, typer.Option(help="0: the cluster's CPUs shared out")] = 0,
     commercial_only: CommercialOnly = False,
@@ -68,9 +68,10 @@ def train(
 ) -> None:
     """Train one or several systems on Ray Train, in dependency order, in one group of workers."""
     from rayface.training.launch import train as train_on_ray
-    from rayface.training.request import TrainRequest, overrides_from_file, parse_data, parse_workers, resolve
+    from rayface.training.request import TrainRequest, parse_data, parse_workers, read_search, resolve
 
     general, own = parse_data(data)
+    searched, searched_init = read_search(set_from) if set_from else ((), "")
     request = TrainRequest(
         systems=tuple(systems),
         data=general,
@@ -81,8 +82,9 @@ def train(
         storage=storage,
         name=name,
         store=store,
-        overrides=(*(overrides_from_file(set_from) if set_from else ()), *set_),
-        init=init,
+        overrides=tuple(set_),
+        searched=searched,
+        init=init or searched_init,
         cpus_per_worker=cpus_per_worker,
         commercial_only=commercial_only,
     )

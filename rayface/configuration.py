@@ -32,16 +32,17 @@ def from_dict(cls: type[ConfigT], values: Mapping[str, Any], where: str = "confi
 
 
 def override(config: ConfigT, assignments: Iterable[str]) -> ConfigT:
-    """Apply `a.b=value` assignments to a (nested) dataclass.
+    """Apply `a.b=value` assignments to a (nested) dataclass, all at once: values that belong together may change.
 
     Raises RayfaceError for an unknown key (naming the known ones) or a value that is not of the field's type.
     """
+    tree: dict[str, Any] = {}
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator:
             raise RayfaceError(f"--set {assignment!r}: expected key=value, for example --set steps=100")
-        config = _assign(config, key.strip().split("."), text.strip(), key.strip())
-    return config
+        _plant(tree, config, key.strip().split("."), text.strip(), key.strip())
+    return _replaced(config, tree)
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -56,7 +57,14 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _assign(config: Any, path: list[str], text: str, key: str) -> Any:
+@dataclasses.dataclass(frozen=True)
+class _Value:
+    value: Any
+    assignment: str
+
+
+def _plant(tree: dict[str, Any], config: Any, path: list[str], text: str, key: str) -> None:
+    """Put an assignment into the tree of new values, checked against the dataclass."""
     hints = typing.get_type_hints(type(config))
     name = path[0]
     if name not in hints:
@@ -66,16 +74,24 @@ def _assign(config: Any, path: list[str], text: str, key: str) -> Any:
     if len(path) > 1:
         if not dataclasses.is_dataclass(current):
             raise RayfaceError(f"--set {key}={text}: {name!r} is a single value, it has no {path[1]!r}")
-        value = _assign(current, path[1:], text, key)
+        _plant(tree.setdefault(name, {}), current, path[1:], text, key)
     elif dataclasses.is_dataclass(current):
         inner = ", ".join(f"{key}.{field.name}" for field in dataclasses.fields(current))
         raise RayfaceError(f"--set {key}={text}: {key} is a group; set one of {inner}")
     else:
-        value = _parse(hints[name], text, f"--set {key}")
+        tree[name] = _Value(_parse(hints[name], text, f"--set {key}"), f"{key}={text}")
+
+
+def _replaced(config: Any, tree: Mapping[str, Any]) -> Any:
+    values = {
+        name: item.value if isinstance(item, _Value) else _replaced(getattr(config, name), item)
+        for name, item in tree.items()
+    }
     try:
-        return dataclasses.replace(config, **{name: value})
+        return dataclasses.replace(config, **values)
     except ValueError as error:  # a dataclass's own check in __post_init__
-        raise RayfaceError(f"--set {key}={text}: {error}") from error
+        given = " ".join(item.assignment for item in tree.values() if isinstance(item, _Value))
+        raise RayfaceError(f"--set {given}: {error}") from error
 
 
 def _parse(kind: Any, text: str, where: str) -> Any:

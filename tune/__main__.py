@@ -11,7 +11,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_
 
 Data = Annotated[str, typer.Option(help="a dataset that `rayface data` wrote")]
 Trials = Annotated[int, typer.Option(help="how many settings to try")]
-Minutes = Annotated[float, typer.Option(help="start no more trials after so long; 0: no limit")]
+Minutes = Annotated[float, typer.Option(help="start no more trials after so long, from each start; 0: no limit")]
 Set = Annotated[list[str], typer.Option("--set", help="key=value for every trial, for example steps=200")]
 Storage = Annotated[str, typer.Option(help="where searches live; shared by all nodes")]
 Name = Annotated[str, typer.Option(help="name of the search")]
@@ -83,6 +83,7 @@ def pruning(
     from tune.pruning import pruning_search
     from tune.search import SearchRequest, search
 
+    concurrent = concurrent or int(latency)  # beside other trials a measured time would tell their load
     request = SearchRequest(
         data, trials, "", tuple(set_), storage, name, resume, workers, gpu, concurrent, limit, seed, minutes, asha
     )

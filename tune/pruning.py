@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rayface.errors import RayfaceError
-from rayface.store import open_store
+from rayface.pretrained import is_pretrained
+from rayface.store import ModelStore, open_store, release_store
 from rayface.systems.base import Networks, System, get_system
 from tune.augmentation import mean_psnr
 from tune.search import Objective, Search
@@ -46,7 +47,7 @@ def pruning_search(system_name: str, init: str, store: str | None = None, latenc
     loaded = stored.load(init or system_name)
     if loaded.system != system_name:
         raise RayfaceError(f"--init {init}: a model of {loaded.system!r}, not of {system_name!r}")
-    folder = stored.folder(init or system_name)
+    start = portable(stored, init or system_name)
     kinds = _kinds(system, loaded.networks, loaded.config)
     metric, quality = QUALITY[system_name]
     cost = "latency_ms" if latency else "megamacs"
@@ -65,7 +66,14 @@ def pruning_search(system_name: str, init: str, store: str | None = None, latenc
         ratios = [f"{group}:{shares[kind]:.4f}" for kind, groups in kinds.items() for group in groups]
         return {"pruning.ratios": ",".join(ratios)}
 
-    taught = [f"teacher={folder}"] if "teacher" in system.frozen_systems and system_name == "enhancement" else []
+    frozen = {
+        name: portable(stored, reference)
+        for name, reference in system.frozen_models(loaded.config).items()
+        if not is_pretrained(reference)
+    }
+    if system_name == "enhancement":
+        frozen["teacher"] = start
+    taught = [f"{name}={reference}" for name, reference in frozen.items()]
     fixed = ("pruning.rounds=1", "pruning.every=1", "pruning.gate=false", *taught)
     return Search(
         name="pruning",
@@ -74,11 +82,20 @@ def pruning_search(system_name: str, init: str, store: str | None = None, latenc
         known=tuple({OVERALL: ratio, **dict.fromkeys(kinds, 0.0)} for ratio in UNIFORM),
         objectives=(Objective(metric, "max"), Objective(cost, "min")),
         metrics=metrics,
-        score=metric,
         settings=settings,
-        init=folder,
+        init=start,
         fixed=fixed,
     )
+
+
+def portable(stored: ModelStore, reference: str) -> str:
+    """A reference that trials, whose stores are their own, understand: name@version of a release, else the folder."""
+    folder, info = stored.folder(reference), stored.info(reference)
+    name = f"{info['name']}@{info['version']}"
+    try:
+        return name if release_store().folder(name) == folder else folder
+    except RayfaceError:
+        return folder
 
 
 def _kinds(system: System, networks: Networks, config: Any) -> dict[str, list[str]]:

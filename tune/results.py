@@ -44,8 +44,11 @@ def best_of(front: Sequence[Sequence[float]], points: Sequence[Sequence[float]],
     return max(range(len(front)), key=lambda index: score(front[index]))
 
 
-def write_results(wanted: "Search", results: Any, folder: str) -> dict[str, Any]:
-    """Write the three files into the search's folder and return what pareto.json holds."""
+def write_results(wanted: "Search", results: Any, folder: str, kept: dict[str, str]) -> dict[str, Any]:
+    """Write the three files into the search's folder and return what pareto.json holds.
+
+    `kept`: further settings that belong to the result.
+    """
     trials: list[dict[str, Any]] = []
     for result in results:
         metrics = result.metrics or {}
@@ -54,14 +57,18 @@ def write_results(wanted: "Search", results: Any, folder: str) -> dict[str, Any]
             {
                 "trial": metrics.get("trial_id"),
                 "chosen": chosen,
-                "set": {**dict(item.split("=", 1) for item in wanted.fixed), **wanted.settings(chosen)},
+                "set": {**dict(item.split("=", 1) for item in wanted.fixed), **kept, **wanted.settings(chosen)},
                 "metrics": {k: v for k, v in metrics.items() if isinstance(v, float | int) and k not in TUNE_KEYS},
                 "error": str(result.error) if result.error else None,
             }
         )
     finished = [t for t in trials if all(o.metric in t["metrics"] for o in wanted.objectives)]
     if not finished:
-        raise RayfaceError(f"no trial of the search in {folder} succeeded; the first error: {trials[0]['error']}")
+        first = next((trial["error"] for trial in trials if trial["error"]), None)
+        raise RayfaceError(
+            f"no trial of the search in {folder} succeeded; "
+            + (f"the first error: {first}" if first else "none was finished: give more --minutes")
+        )
     modes = [o.mode for o in wanted.objectives]
     points = [[t["metrics"][o.metric] for o in wanted.objectives] for t in finished]
     front = pareto_front(points, modes)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import logging
 import time
 import warnings
@@ -9,15 +10,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from rayface.data.dataset import FaceDataset
 from rayface.errors import RayfaceError
 from rayface.ray_session import connect
-from rayface.storage import absolute
-from rayface.systems.base import Networks
+from rayface.storage import absolute, open_filesystem, write_bytes
+from rayface.systems.base import Networks, get_system
 from rayface.training.request import TrainPlan, TrainRequest, check_storage, resolve, training_split
+from tune.budget import begin_budget, within_minutes
 from tune.results import write_results
 
 if TYPE_CHECKING:
     from rayface.store import LoadedModel
+
+
+SEARCH_FILE = "search.json"  # in the search's folder: how it was started
 
 
 @dataclass(frozen=True)
@@ -41,9 +47,9 @@ class Search:
     known: tuple[dict[str, Any], ...]  # settings to try first
     objectives: tuple[Objective, ...]
     metrics: Callable[[dict[str, Any], Networks, Any], dict[str, float]]  # from evaluation, networks, configuration
-    score: str  # the one metric, to be maximised, that ASHA stops trials by
+    score: str = ""  # the one metric, to be maximised, that ASHA may stop trials by; "": there is no such one
     settings: Callable[[Mapping[str, Any]], dict[str, Any]] = as_chosen  # config keys and values of what was chosen
-    init: str = ""  # folder of the model that every trial starts from
+    init: str = ""  # the model that every trial starts from: a release, or the folder of a version
     fixed: tuple[str, ...] = ()  # key=value of every trial, before those of the request
 
 
@@ -73,10 +79,13 @@ def search(wanted: Search, request: SearchRequest) -> dict[str, Any]:
     import ray
     from ray import tune
 
-    _check(request)
+    _check(wanted, request)
     request = dataclasses.replace(request, storage=absolute(request.storage), data=absolute(request.data))
-    training_split(_plan(wanted, request), wanted.system)
+    plan = _plan(wanted, request)
+    digest = training_split(plan, wanted.system).digest
+    FaceDataset(request.data, "validation", plan.config(wanted.system).size, get_system(wanted.system).labels)
     check_storage(request.storage)
+    identity = _identity(wanted, request, digest)
     connect()
     if request.gpu and ray.cluster_resources().get("GPU", 0) < request.workers:
         raise RayfaceError(f"--gpu with {request.workers} workers a trial, but this cluster has too few GPUs for one")
@@ -85,27 +94,72 @@ def search(wanted: Search, request: SearchRequest) -> dict[str, Any]:
     if request.resume:
         if not tune.Tuner.can_restore(folder):
             raise RayfaceError(f"there is no search to resume in {folder}; leave --resume out to start one")
+        _check_same(identity, folder)
         tuner = tune.Tuner.restore(folder, trainable, resume_errored=True, param_space=wanted.space())
     else:
         if tune.Tuner.can_restore(folder):
             raise RayfaceError(f"{folder} already holds a search; go on with it by --resume, or choose another --name")
+        filesystem, path = open_filesystem(folder)
+        write_bytes(json.dumps(identity, indent=1).encode(), f"{path}/{SEARCH_FILE}", filesystem)
         tuner = tune.Tuner(
             trainable,
             param_space=wanted.space(),
             tune_config=_tune_config(wanted, request),
             run_config=tune.RunConfig(name=request.name, storage_path=request.storage, verbose=1),
         )
+    begin_budget()
     results = tuner.fit()
-    return write_results(wanted, results, folder)
+    return write_results(wanted, results, folder, kept_settings(wanted, request))
 
 
-def _check(request: SearchRequest) -> None:
-    if request.trials < 1:
-        raise RayfaceError(f"--trials {request.trials}: give at least 1")
+def _check(wanted: Search, request: SearchRequest) -> None:
+    for option, value, least in (
+        ("trials", request.trials, 1), ("workers", request.workers, 1), ("limit", request.limit, 0),
+        ("concurrent", request.concurrent, 0),
+    ):  # fmt: skip
+        if value < least:
+            raise RayfaceError(f"--{option} {value}: give at least {least}")
+    if request.workers == 1 and "://" in request.storage:
+        raise RayfaceError(
+            f"--storage {request.storage}: trials of one worker keep checkpoints in a local folder; give one"
+        )
+    if request.asha and not wanted.score:
+        raise RayfaceError(
+            f"--asha stops trials by one score, and the search {wanted.name} weighs "
+            f"{' against '.join(objective.metric for objective in wanted.objectives)}; leave it out"
+        )
     if not request.minutes >= 0:
         raise RayfaceError(f"--minutes {request.minutes}: give at least 0, which is no limit")
     if request.asha and request.workers > 1:
         raise RayfaceError("--asha stops trials of one worker; leave it out, or --workers")
+
+
+def _identity(wanted: Search, request: SearchRequest, digest: str) -> dict[str, Any]:
+    """What must be the same when a search goes on."""
+    return {
+        "search": wanted.name, "init": wanted.init, "data": digest, "--trials": request.trials,
+        "--preset": request.preset, "--set": list(request.overrides), "--workers": request.workers,
+        "--gpu": request.gpu, "--limit": request.limit, "--seed": request.seed, "--asha": request.asha,
+    }  # fmt: skip
+
+
+def _check_same(identity: dict[str, Any], folder: str) -> None:
+    filesystem, path = open_filesystem(folder)
+    with filesystem.open_input_stream(f"{path}/{SEARCH_FILE}") as stream:
+        started = json.loads(stream.read())
+    for key, value in identity.items():
+        if started.get(key) != value:
+            raise RayfaceError(
+                f"the search in {folder} was started with {key} {started.get(key)}, not {value}; go on with it as it "
+                "was started, or start another --name"
+            )
+
+
+def kept_settings(wanted: Search, request: SearchRequest) -> dict[str, str]:
+    """Those of the request's settings that belong to what is searched, such as pruning.round_to, by key."""
+    searched = {key.split(".")[0] for key in wanted.settings(wanted.known[0])}
+    assignments = [assignment.split("=", 1) for assignment in request.overrides]
+    return {key.strip(): value for key, value in assignments if key.strip().split(".")[0] in searched}
 
 
 def _tune_config(wanted: Search, request: SearchRequest) -> Any:
@@ -119,7 +173,9 @@ def _tune_config(wanted: Search, request: SearchRequest) -> Any:
     modes: list[str] = [objective.mode for objective in wanted.objectives]
     known = list(wanted.known[: request.trials])
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # of the sampler's two options
-    searcher = OptunaSearch(
+    searcher = within_minutes(
+        OptunaSearch,
+        request.minutes,
         metric=wanted.score if request.asha else [objective.metric for objective in wanted.objectives],
         mode="max" if request.asha else modes,
         points_to_evaluate=known,
@@ -142,7 +198,6 @@ def _tune_config(wanted: Search, request: SearchRequest) -> Any:
         search_alg=searcher,
         scheduler=scheduler,
         num_samples=request.trials,
-        time_budget_s=60 * request.minutes or None,
         max_concurrent_trials=request.concurrent or _fitting(request),
         trial_dirname_creator=_folder_name,
     )
@@ -190,7 +245,6 @@ def _load(wanted: Search, request: SearchRequest) -> dict[str, "LoadedModel"]:
     """Every stored model that a trial needs, by reference."""
     from rayface.pretrained import is_pretrained
     from rayface.store import open_store
-    from rayface.systems.base import get_system
 
     plan = _plan(wanted, request)
     asked = get_system(wanted.system).frozen_models(plan.config(wanted.system)).values()
@@ -237,9 +291,7 @@ def _judge(wanted: Search, request: SearchRequest, networks: Networks) -> dict[s
     """The search's metrics of a trial's networks, on the validation split."""
     import torch
 
-    from rayface.data.dataset import FaceDataset
     from rayface.evaluation.judges import JUDGES, Panel, using
-    from rayface.systems.base import get_system
 
     system, config = get_system(wanted.system), _plan(wanted, request).config(wanted.system)
     device = torch.device("cuda" if request.gpu else "cpu")

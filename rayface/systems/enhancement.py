@@ -118,6 +118,11 @@ class Enhancement(System):
                 f"adaptation.every={config.adaptation.every} asks the discriminator, and there is none: "
                 "--set losses.adversarial=0.02, or leave the adaptation out"
             )
+        if config.adaptation.every and config.adversarial_from + config.adaptation.every > config.steps:
+            raise RayfaceError(
+                f"adaptation.every={config.adaptation.every}: no round ends before steps={config.steps}, as the "
+                f"discriminator begins at adversarial_from={config.adversarial_from}; lower that, or train longer"
+            )
         easy, hard = config.easy_share, config.hard_share
         if min(easy, hard) < 0 or easy + hard > 1:
             raise RayfaceError(

@@ -13,6 +13,7 @@ from typing import Any
 
 from pyarrow.fs import FileSelector
 
+from rayface.compression.settings import PruningConfig
 from rayface.configuration import from_dict, override, to_dict
 from rayface.data.dataset import FaceDataset
 from rayface.errors import RayfaceError
@@ -29,7 +30,8 @@ REQUEST_FILE = "request.json"
 class TrainRequest:
     """One run: systems trained one after the other in one group of workers.
 
-    `overrides` are `key=value` for all systems, or `system.key=value` for one. `workers` is (least, most); equal
+    `overrides` are `key=value` for all systems, or `system.key=value` for one; `searched` are the same of a search's
+    result, which `overrides` win over. `workers` is (least, most); equal
     for a fixed group. Same `name` and `storage` resumes.
     """
 
@@ -42,6 +44,7 @@ class TrainRequest:
     name: str = ""
     store: str = ""  # default: <storage>/store
     overrides: tuple[str, ...] = ()
+    searched: tuple[str, ...] = ()
     init: str = ""  # store reference to fine-tune
     cpus_per_worker: int = 0  # 0: the cluster's CPUs shared out
     data_of: tuple[tuple[str, str], ...] = ()  # (system, dataset) where a system has its own
@@ -90,15 +93,15 @@ def parse_data(values: Sequence[str]) -> tuple[str, tuple[tuple[str, str], ...]]
     return (general or [own[0][1]])[0], tuple(own)
 
 
-def overrides_from_file(path: str) -> tuple[str, ...]:
-    """The assignments in a `best.json` that `python -m tune` wrote."""
+def read_search(path: str) -> tuple[tuple[str, ...], str]:
+    """The assignments in a `best.json` that `python -m tune` wrote, and the model they were found for ("": none)."""
     try:
         with open(path) as file:
             best = json.load(file)
-            system, chosen = best["system"], best["set"]
+            system, chosen, init = best["system"], best["set"], best["init"]
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise RayfaceError(f"--set-from {path}: not a best.json of `python -m tune` ({error!r})") from error
-    return tuple(f"{system}.{key}={value}" for key, value in chosen.items())
+    return tuple(f"{system}.{key}={value}" for key, value in chosen.items()), init
 
 
 def resolve(request: TrainRequest) -> TrainPlan:
@@ -185,7 +188,7 @@ def check_storage(storage: str) -> None:
 
 def _resolve_config(request: TrainRequest, system_name: str) -> Any:
     system = get_system(system_name)
-    overrides = _overrides_for(system_name, request.overrides)
+    overrides = _assignments(system_name, request)
     if request.init:
         if request.preset:
             raise RayfaceError(
@@ -199,7 +202,9 @@ def _resolve_config(request: TrainRequest, system_name: str) -> Any:
         info = open_store(request.store_uri, request.commercial_only).usable(request.init)
         if info["system"] != system_name:
             raise RayfaceError(f"--init {request.init}: a model of {info['system']!r}, not of {system_name!r}")
-        config = override(from_dict(system.config_class, info["config"], request.init), overrides)
+        config = from_dict(system.config_class, info["config"], request.init)
+        # rounds of reduction that the model went through are no wish to go through them again
+        config = override(dataclasses.replace(config, pruning=PruningConfig()), overrides)
         system.check(config)
     else:
         config = resolve_config(system, request.preset or "small", overrides)
@@ -243,9 +248,14 @@ def command_line(request: TrainRequest, system: str) -> str:
     """What trains this system like this again, on data of one's own; for model cards."""
     parts = ["rayface", "train", system, "--data", "DIR"]
     parts += ["--init", request.init] if request.init else ["--preset", request.preset or "small"]
-    for assignment in _overrides_for(system, request.overrides):
+    for assignment in _assignments(system, request):
         parts += ["--set", assignment]
     return shlex.join(parts)
+
+
+def _assignments(system: str, request: TrainRequest) -> list[str]:
+    """What is set of a system; the last one of a key counts."""
+    return _overrides_for(system, request.searched) + _overrides_for(system, request.overrides)
 
 
 def _overrides_for(system: str, overrides: tuple[str, ...]) -> list[str]:

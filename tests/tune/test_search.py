@@ -1,5 +1,6 @@
 """A real search with Ray Tune: two trials, the three files, and what `train --set-from` makes of them."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,8 +12,8 @@ import pytest
 
 from rayface.errors import RayfaceError
 from rayface.training.local import train_here
-from rayface.training.request import TrainRequest, overrides_from_file, resolve
-from tune.augmentation import AUGMENTATION
+from rayface.training.request import TrainRequest, read_search, resolve
+from tune.augmentation import AUGMENTATION, CONTROLLER
 from tune.pruning import pruning_search
 from tune.search import SearchRequest, search
 
@@ -22,8 +23,13 @@ def test_settings_are_checked_before_anything_starts(drawn_faces: str, tmp_path:
         values = {"data": drawn_faces, "trials": 2, "preset": "tiny", "storage": str(tmp_path)}
         return SearchRequest(**{**values, **changes})  # type: ignore[arg-type]
 
-    with pytest.raises(RayfaceError, match="--trials 0"):
-        search(AUGMENTATION, request(trials=0))
+    for wrong in ("trials", "workers", "limit"):
+        with pytest.raises(RayfaceError, match=f"--{wrong} -1"):
+            search(AUGMENTATION, request(**{wrong: -1}))
+    with pytest.raises(RayfaceError, match="a local folder"):
+        search(AUGMENTATION, request(storage="s3://bucket/runs"))
+    with pytest.raises(RayfaceError, match="no round ends before steps=20"):
+        search(CONTROLLER, request(overrides=("adaptation.every=30",)))
     with pytest.raises(RayfaceError, match="it has: "):
         search(AUGMENTATION, request(overrides=("stepz=3",)))
     with pytest.raises(RayfaceError, match="no dataset"):
@@ -50,13 +56,18 @@ def test_two_trials_leave_the_final_files(
     assert any(trial["front"] for trial in report["trials"])
     assert (tmp_path / "s" / "pareto.png").read_bytes().startswith(b"\x89PNG")
 
-    overrides = overrides_from_file(str(tmp_path / "s" / "best.json"))
-    plan = resolve(TrainRequest(("enhancement",), drawn_faces, "tiny", overrides=overrides))
+    searched, init = read_search(str(tmp_path / "s" / "best.json"))
+    assert init == ""
+    plan = resolve(TrainRequest(("enhancement",), drawn_faces, "tiny", searched=searched))
     best = json.loads((tmp_path / "s" / "best.json").read_text())
     assert plan.config("enhancement").degradation.blur_strength == best["set"]["degradation.blur_strength"]
 
     with pytest.raises(RayfaceError, match="already holds a search"):
         search(AUGMENTATION, request)
+    with pytest.raises(RayfaceError, match="was started with --trials 2, not 3"):
+        search(AUGMENTATION, dataclasses.replace(request, resume=True, trials=3))
+    with pytest.raises(RayfaceError, match="was started with search augmentation, not adaptation"):
+        search(CONTROLLER, dataclasses.replace(request, resume=True))
 
 
 @pytest.mark.ray
@@ -70,6 +81,8 @@ def test_a_pruning_search_narrows_what_it_starts_from(ray_cluster: None, drawn_f
         drawn_faces, 2, overrides=("steps=3", "pruning.round_to=4", "pruning.photos=4"), storage=str(tmp_path),
         name="narrow", limit=4,
     )  # fmt: skip
+    with pytest.raises(RayfaceError, match=r"--asha stops trials by one score, .* mean_f1 against megamacs"):
+        search(wanted, dataclasses.replace(request, asha=True))
     report = search(wanted, request)
     whole, less = sorted(report["trials"], key=lambda trial: -trial["metrics"]["megamacs"])
     assert set(whole["chosen"].values()) == {0.0}
@@ -78,11 +91,13 @@ def test_a_pruning_search_narrows_what_it_starts_from(ray_cluster: None, drawn_f
     assert less["metrics"]["latency_ms"] > 0
 
     best = json.loads((tmp_path / "narrow" / "best.json").read_text())
-    overrides = overrides_from_file(str(tmp_path / "narrow" / "best.json"))
+    searched, init = read_search(str(tmp_path / "narrow" / "best.json"))
+    assert init == best["init"]
     plan = resolve(
-        TrainRequest(("parsing",), drawn_faces, init=best["init"], overrides=(*overrides, "parsing.steps=3"))
+        TrainRequest(("parsing",), drawn_faces, init=init, searched=searched, overrides=("steps=3", "pruning.photos=6"))
     )
-    assert plan.config("parsing").pruning.rounds == 1
+    pruning = plan.config("parsing").pruning
+    assert (pruning.rounds, pruning.round_to, pruning.photos) == (1, 4, 6), "of the search, of its --set, of one's own"
     assert len(plan.config("parsing").pruning.ratios) == sum(1 for _ in best["set"]["pruning.ratios"].split(","))
 
 
