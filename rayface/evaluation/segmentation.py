@@ -1,11 +1,12 @@
 """How well masks are found: F1 and IoU per class, pooled over photos, with intervals over photos."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
+from rayface.evaluation.judges import baselines_wanted
 from rayface.evaluation.metrics import bootstrap
 from rayface.evaluation.subgroups import record
 from rayface.records import PARSING_CLASSES, PARSING_ID
@@ -57,6 +58,30 @@ def photo_f1(counts: np.ndarray) -> float:
     return float(np.nanmean(regions)) if not np.isnan(regions).all() else float("nan")
 
 
+def mean_region_f1(per_photo: np.ndarray) -> float:
+    """Mean over the regions of counts [N, 19, 3] pooled over photos."""
+    return float(np.nanmean(region_f1(per_photo)))
+
+
+def pooled_f1(per_photo: np.ndarray) -> float:
+    """F1 of counts [N, classes, 3] pooled over photos and classes; NaN where none shows them."""
+    return float(f1(per_photo.sum((0, 1))))
+
+
+def _common_mask(dataset: "FaceDataset", batch: int, total: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches of (the most common mask, masks), ids [N, S, S] each."""
+
+    def masks() -> Iterator[np.ndarray]:
+        for start in range(0, total, batch):
+            yield dataset.batch(range(start, min(start + batch, total)), ("mask",))["mask"].numpy()  # type: ignore[union-attr]
+
+    classes = np.arange(len(PARSING_CLASSES))[:, None, None]
+    votes = sum((part[:, None] == classes).sum(0) for part in masks())
+    common = np.asarray(votes).argmax(0)
+    for part in masks():
+        yield np.broadcast_to(common, part.shape), part
+
+
 def _shown(names: Iterable[str], values: np.ndarray) -> dict[str, float]:
     """By name, without what no photo and no prediction shows, whose F1 is NaN."""
     return {name: float(value) for name, value in zip(names, values, strict=True) if not np.isnan(value)}
@@ -65,7 +90,10 @@ def _shown(names: Iterable[str], values: np.ndarray) -> dict[str, float]:
 def segmentation_report(
     predict: Callable[[Tensor], Tensor], dataset: "FaceDataset", batch: int, limit: int | None
 ) -> dict[str, Any]:
-    """`predict` maps crops uint8 [N, 3, S, S] to ids uint8 [N, S, S]; the dataset has masks."""
+    """`predict` maps crops uint8 [N, 3, S, S] to ids uint8 [N, S, S]; the dataset has masks.
+
+    `baseline_mean_f1` is of one mask for all, at each place the class that most of these very masks show there.
+    """
     found = []
     total = min(len(dataset), limit or len(dataset))
     for start in range(0, total, batch):
@@ -75,10 +103,20 @@ def segmentation_report(
     record("photo_f1", np.array([photo_f1(photo) for photo in per_photo]))
     pooled = f1(per_photo.sum(0))
     correct = per_photo[:, :, 0].sum(1) / (per_photo[:, :, 0] + per_photo[:, :, 2]).sum(1)
+    baseline = {}
+    if baselines_wanted():
+        common = np.concatenate([counts(*pair) for pair in _common_mask(dataset, batch, total)])
+        baseline = {"baseline_mean_f1": bootstrap(common, mean_region_f1, draws=300)}
+    regions = {
+        name: bootstrap(per_photo[:, [PARSING_ID[part] for part in parts]], pooled_f1, draws=300)
+        for name, parts in REGIONS.items()
+        if not np.isnan(pooled_f1(per_photo[:, [PARSING_ID[part] for part in parts]]))
+    }
     return {
-        "mean_f1": bootstrap(per_photo, lambda rows: float(np.nanmean(region_f1(rows))), draws=300),
+        "mean_f1": bootstrap(per_photo, mean_region_f1, draws=300),
+        **baseline,
         "pixel_accuracy": bootstrap(correct),
-        "region_f1": _shown(REGIONS, region_f1(per_photo)),
+        "region_f1": regions,
         "class_f1": _shown(PARSING_CLASSES, pooled),
         "baseline_pixel_accuracy_one_class": bootstrap(
             (per_photo[:, :, 0] + per_photo[:, :, 2]).max(1) / (per_photo[:, :, 0] + per_photo[:, :, 2]).sum(1)

@@ -1,10 +1,13 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from rayface.evaluation.judges import Panel, using
 from rayface.evaluation.metrics import PICTURE_METRICS, bootstrap
 from rayface.evaluation.pictures import grid
-from rayface.evaluation.segmentation import counts, f1, region_f1
+from rayface.evaluation.segmentation import counts, f1, region_f1, segmentation_report
 from rayface.records import PARSING_ID
 
 
@@ -76,3 +79,23 @@ def test_grid_places_every_crop() -> None:
     assert picture[0, 5, 15] == 10
     assert picture[0, 15, 5] == 20
     assert picture[0, 15, 15] == 30
+
+
+def test_the_parsing_baseline_is_the_most_common_mask() -> None:
+    """Two photos of three show the same mask: it is right for these, whatever the third shows."""
+    masks = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    masks[:2, :4], masks[2, 4:] = PARSING_ID["skin"], PARSING_ID["skin"]
+
+    class Masks:
+        def __len__(self) -> int:
+            return len(masks)
+
+        def batch(self, indices: Any, columns: Any) -> dict[str, torch.Tensor]:
+            return {name: masks[list(indices)] for name in columns}
+
+    report = segmentation_report(lambda images: images, Masks(), 2, None)  # type: ignore[arg-type]
+    assert report["mean_f1"]["value"] == report["region_f1"]["skin"]["value"] == 1
+    assert set(report["region_f1"]) == {"skin"}, "nothing else is shown"
+    assert report["baseline_mean_f1"]["value"] == pytest.approx(2 / 3)
+    with using(Panel(baselines=False)):
+        assert "baseline_mean_f1" not in segmentation_report(lambda images: images, Masks(), 2, None)  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """The training loop in one process: pinned numbers, exact resume, networks that change shape."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -8,11 +9,16 @@ from typing import Any
 import pytest
 import torch
 
+from rayface.compression.cost import multiplications
 from rayface.data.dataset import FaceDataset
 from rayface.errors import RayfaceError
+from rayface.networks.widths import read_widths
+from rayface.store import ModelStore
 from rayface.systems.base import get_system, resolve_config
+from rayface.training.local import train_here
 from rayface.training.loop import StepBatches, Training, run
 from rayface.training.progress import Progress
+from rayface.training.request import TrainRequest
 from rayface.training.workers import Workers, solo
 
 CURVES = Path(__file__).parent / "curves.json"
@@ -148,7 +154,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(drawn_faces: str, tmp_path: P
 
 def test_networks_that_change_shape_are_carried_over_and_resumed(drawn_faces: str, tmp_path: Path) -> None:
     system = get_system("enhancement")
-    pruning = ("pruning.rounds=1", "pruning.every=4", "pruning.gate=false", "pruning.photos=4")
+    pruning = ("pruning.rounds=1", "pruning.every=4", "pruning.gate=false", "pruning.refit=false")
     hidden = ("pruning.ratio=0", "pruning.ratios=encoder.levels.0.0.conv1:0.5", "pruning.round_to=4")
     config = resolve_config(system, "tiny", ["steps=8", "checkpoint_every=6", *pruning, *hidden])
     dataset = dataset_for(system, config, drawn_faces)
@@ -260,10 +266,25 @@ def test_networks_of_other_systems_are_narrowed_too(name: str, drawn_faces: str,
     training, lines = trained(name, drawn_faces, tmp_path, "steps=6", "pruning.photos=8", *pruning)
     (released,) = training.system.released
     whole = training.system.build(training.config)[released]
-    left = sum(p.numel() for p in training.average[released].parameters())
-    assert left < sum(p.numel() for p in whole.parameters())
+    example = torch.zeros(1, 3, training.config.size, training.config.size)
+    assert multiplications(training.average[released], example) < multiplications(whole, example)
     assert {line["round"] for line in training.trail} == {1, 2}
     assert len(lines) == 6
+
+
+def test_a_narrowed_model_is_a_start_like_any_other(drawn_faces: str, tmp_path: Path) -> None:
+    """With a teacher, whose adapters have its widths; and what narrowed it once does not narrow it again."""
+    settings = ["steps=3", "pruning.rounds=1", "pruning.every=1", "pruning.gate=false", "pruning.photos=4"]
+    request = TrainRequest(("enhancement",), drawn_faces, "tiny", storage=str(tmp_path), overrides=tuple(settings))
+    first = train_here(dataclasses.replace(request, name="narrow"))
+    narrow = ModelStore(first["store"]).load("enhancement@1")
+    assert narrow.config.pruning.rounds == 1
+    again = dataclasses.replace(
+        request, name="again", preset="", init="enhancement@1", overrides=("steps=3", "teacher=enhancement@1")
+    )
+    train_here(again)
+    wide = ModelStore(first["store"]).load("enhancement@2")
+    assert read_widths(wide.networks["enhancer"]) == read_widths(narrow.networks["enhancer"])
 
 
 @pytest.mark.parametrize(
@@ -272,6 +293,7 @@ def test_networks_of_other_systems_are_narrowed_too(name: str, drawn_faces: str,
         ("attributes", ["pruning.rounds=1"], "the networks of attributes are not narrowed"),
         ("enhancement", ["pruning.rounds=2", "pruning.every=10", "steps=20"], "last round is after step 20"),
         ("enhancement", ["pruning.ratios=encoder"], "'encoder' is not NAME:RATIO"),
+        ("enhancement", ["adaptation.every=30", "steps=20"], "no round ends before steps=20"),
     ],
 )
 def test_reductions_that_cannot_be_are_refused_at_once(name: str, settings: list[str], message: str) -> None:

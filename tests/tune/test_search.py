@@ -13,7 +13,9 @@ import pytest
 from rayface.errors import RayfaceError
 from rayface.training.local import train_here
 from rayface.training.request import TrainRequest, read_search, resolve
+from tune import budget
 from tune.augmentation import AUGMENTATION, CONTROLLER
+from tune.budget import begin_budget, within_minutes
 from tune.pruning import pruning_search
 from tune.search import SearchRequest, search
 
@@ -99,6 +101,41 @@ def test_a_pruning_search_narrows_what_it_starts_from(ray_cluster: None, drawn_f
     pruning = plan.config("parsing").pruning
     assert (pruning.rounds, pruning.round_to, pruning.photos) == (1, 4, 6), "of the search, of its --set, of one's own"
     assert len(plan.config("parsing").pruning.ratios) == sum(1 for _ in best["set"]["pruning.ratios"].split(","))
+
+
+def test_after_its_minutes_a_search_suggests_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray import cloudpickle
+    from ray.tune.search import Searcher
+
+    class Always(Searcher):
+        def suggest(self, trial_id: str) -> dict[str, int]:
+            return {"x": 1}
+
+    limited, unlimited = within_minutes(Always, 2.0), within_minutes(Always, 0.0)
+    begin_budget()
+    assert limited.suggest("a") == {"x": 1}
+    monkeypatch.setattr(budget, "started", time.monotonic() - 121)
+    assert limited.suggest("b") == Searcher.FINISHED
+    assert unlimited.suggest("b") == {"x": 1}
+    kept = cloudpickle.dumps(limited)
+    begin_budget()
+    assert cloudpickle.loads(kept).suggest("c") == {"x": 1}, "a resumed search has its minutes again"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_recogniser_is_searched_too(ray_cluster: None, drawn_faces: str, tmp_path: Path) -> None:
+    made = train_here(
+        TrainRequest(("recognition",), drawn_faces, "tiny", storage=str(tmp_path), name="w", overrides=("steps=2",))
+    )
+    wanted = pruning_search("recognition", "recognition@1", made["store"])
+    request = SearchRequest(
+        drawn_faces, 2, overrides=("steps=3", "pruning.round_to=4", "pruning.photos=4"), storage=str(tmp_path),
+        name="narrow",
+    )  # fmt: skip
+    whole, less = sorted(search(wanted, request)["trials"], key=lambda trial: -trial["metrics"]["megamacs"])
+    assert less["metrics"]["megamacs"] < whole["metrics"]["megamacs"]
+    assert all(0 <= trial["metrics"]["auc"] <= 1 for trial in (whole, less))
 
 
 @pytest.mark.ray
