@@ -26,6 +26,10 @@ class Discriminator(nn.Module):
         )
         self.body = nn.Conv2d(widths[-1], widths[-1], 3, padding=1)
         self.head = nn.Conv2d(widths[-1], 1, 1)
+        # torch's default shrinks the signal at every layer, and hundreds of steps pass before it tells anything apart
+        for layer in (self.stem, *self.downs, self.body):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.silu(self.stem(F.pixel_unshuffle(x, 2)))
