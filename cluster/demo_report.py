@@ -114,7 +114,8 @@ def _enhancement_table(report: dict[str, Any]) -> str:
 
 def _parsing_table(report: dict[str, Any]) -> str:
     metrics = report["metrics"]
-    rows = "".join(f"<tr><td>{name}</td><td>{_interval(value)}</td></tr>" for name, value in metrics["region_f1"].items())
+    regions = metrics["region_f1"].items()
+    rows = "".join(f"<tr><td>{name}</td><td>{_interval(value)}</td></tr>" for name, value in regions)
     return (
         f"<h3>Parsing, {report['photos']} drawn faces, {report['model']}</h3>"
         f"<p>Mean F1 {_interval(metrics['mean_f1'])}. Results on drawn faces say nothing about photos.</p>"

@@ -48,7 +48,9 @@ def test_two_ranks_of_eight_equal_one_of_sixteen(drawn_faces: str, tmp_path: Pat
     narrowing = ("pruning.rounds=1", "pruning.every=10", "pruning.ratio=0.4", "pruning.round_to=4", "pruning.photos=4")
     # a margin below anything and a band that no factor is in: the strengths change after each round
     adapting = ("adaptation.every=5", "adaptation.margin=1e-9", "adaptation.low=0.4999", "adaptation.high=0.5")
-    settings = ("precision=fp32", "global_batch=16", "steps=20", *narrowing, *adapting)
+    settings = (
+        "precision=fp32", "global_batch=16", "steps=20", "discriminator_rate=0.002", *narrowing, *adapting,
+    )  # fmt: skip
     for processes in (1, 2):
         torchrun(processes, drawn_faces, tmp_path / str(processes), *settings)
     one, two = (losses(tmp_path / str(processes) / "enhancement") for processes in (1, 2))

@@ -306,6 +306,7 @@ def test_degradation_adapts_between_rounds_and_resumes_exactly(drawn_faces: str,
     # a margin below anything and a band that no factor is in: every round changes something
     settings = [
         "steps=12",
+        "discriminator_rate=0.005",
         "adaptation.every=4",
         "adaptation.margin=1e-9",
         "adaptation.low=0.4999",
