@@ -22,6 +22,7 @@ from rayface.imaging.codec import to_float, to_uint8
 from rayface.networks.discriminator import Discriminator, DiscriminatorConfig
 from rayface.networks.efficientnet_lite import feature_distance
 from rayface.networks.enhancer import Enhancer, EnhancerConfig
+from rayface.networks.precision import as_served
 from rayface.systems.base import (
     Batch,
     Networks,
@@ -294,8 +295,10 @@ class Enhancement(System):
 
 @torch.inference_mode()
 def enhance(enhancer: nn.Module, crops: Tensor, device: torch.device) -> Tensor:
-    """uint8 [N, 3, S, S] -> enhanced uint8 [N, 3, S, S] on the CPU."""
-    return to_uint8(enhancer(to_float(crops.to(device))).float()).cpu()
+    """uint8 [N, 3, S, S] -> enhanced uint8 [N, 3, S, S] on the CPU, `as_served`."""
+    images = to_float(crops.to(device)).contiguous(memory_format=torch.channels_last)
+    with as_served(device):
+        return to_uint8(enhancer(images).float()).cpu()
 
 
 class EnhanceStep:

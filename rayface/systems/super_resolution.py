@@ -20,6 +20,7 @@ from rayface.errors import RayfaceError
 from rayface.imaging.codec import to_float, to_uint8
 from rayface.imaging.tiles import run_tiled
 from rayface.networks.efficientnet_lite import feature_distance
+from rayface.networks.precision import as_served
 from rayface.networks.upscaler import Upscaler, UpscalerConfig
 from rayface.systems.base import Batch, ExportView, Networks, OptimizerSpec, Phase, PhaseState, System, SystemConfig
 from rayface.systems.losses import detail_loss
@@ -165,16 +166,11 @@ def random_patches(images: Tensor, side: int, generators: Sequence[np.random.Gen
 
 @torch.inference_mode()
 def upscale(upscaler: nn.Module, photo: Tensor, scale: int, device: torch.device) -> Tensor:
-    """uint8 [3, H, W] -> uint8 [3, scale * H, scale * W] on the CPU, in tiles without seams.
-
-    In bf16 where the processor has it: the network's output is what it adds to the interpolated photo, so a rounding
-    error is far below one level.
-    """
-    half = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    """uint8 [3, H, W] -> uint8 [3, scale * H, scale * W] on the CPU, in tiles without seams, `as_served`."""
 
     def run(part: Tensor) -> Tensor:
         images = to_float(part[None].to(device)).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        with as_served(device):
             return to_uint8(upscaler(images, scale).float())[0].cpu()
 
     return run_tiled(photo, run, scale, TILE, upscaler.reach)  # type: ignore[arg-type]
