@@ -74,6 +74,16 @@ class EnhancementConfig(SystemConfig):
     perceptual_network: str = ""  # a frozen image network whose stages are compared, "pretrained:efficientnet_lite0:4"
 
 
+@dataclass(frozen=True, kw_only=True)
+class AdaptedConfig(EnhancementConfig):
+    """That of a round of adaptive degradation: the strengths in force, for all pictures but the easy share.
+
+    These keep those of `degradation`: hardened with the others, nearly clear faces would no longer be met.
+    """
+
+    in_force: DegradationConfig
+
+
 class Adapters(nn.Module):
     """1x1 convolutions from the student's feature widths to the teacher's; used in training only (C6)."""
 
@@ -182,16 +192,20 @@ class Enhancement(System):
         """How one picture is degraded; `draw` is uniform in [0, 1)."""
         if draw < config.easy_share:
             return PRESETS["easy"].with_strengths(config.degradation.strengths)
+        in_force = config.in_force if isinstance(config, AdaptedConfig) else config.degradation
         if draw < config.easy_share + config.hard_share:
-            return PRESETS["hard"].with_strengths(config.degradation.strengths)
-        return config.degradation
+            return PRESETS["hard"].with_strengths(in_force.strengths)
+        return in_force
 
     def round_steps(self, config: EnhancementConfig) -> int:
         return config.adaptation.every
 
     def data_config(self, config: EnhancementConfig, controller: Mapping[str, float]) -> EnhancementConfig:
+        if not config.adaptation.every:
+            return config
+        values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         now = config.degradation.with_strengths(strengths(controller, config.degradation))
-        return dataclasses.replace(config, degradation=now)
+        return AdaptedConfig(**values, in_force=now)
 
     def observe(self, controller: dict[str, float], means: Mapping[str, float]) -> None:
         remember(controller, means)

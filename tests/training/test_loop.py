@@ -330,5 +330,7 @@ def test_degradation_adapts_between_rounds_and_resumes_exactly(drawn_faces: str,
     assert (tmp_path / "x" / "adaptation.png").stat().st_size > 5000
     assert not any(name.startswith("sum/") for line in lines for name in line)
     # what is trained on follows: a round's pictures are made with its strengths
-    now = system.data_config(config, training.controller).degradation.strengths
+    adapted = system.data_config(config, training.controller)
+    assert adapted.degradation == config.degradation, "easy pictures stay as they are"
+    now = adapted.in_force.strengths
     assert now == {kind: training.controller[f"strength/{kind}"] for kind in now}
