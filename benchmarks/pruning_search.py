@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from tune.definition import Search, SearchRequest
 from tune.pruning import MOST, OVERALL, pruning_search
-from tune.search import Search, SearchRequest, search
+from tune.search import search
 
 ARMS = ("search", "random", "uniform")
 

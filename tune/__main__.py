@@ -51,7 +51,8 @@ def augmentation(
 ) -> None:
     """Search the strengths of the enhancer's training degradations for quality on easy and on hard inputs."""
     from tune.augmentation import AUGMENTATION, CONTROLLER
-    from tune.search import SearchRequest, search
+    from tune.definition import SearchRequest
+    from tune.search import search
 
     request = SearchRequest(
         data, trials, preset, tuple(set_), storage, name, resume, workers, gpu, concurrent, limit, seed, minutes, asha
@@ -80,8 +81,9 @@ def pruning(
     seed: Seed = 0,
 ) -> None:
     """Search how many channels of each kind of layer may go, for quality against multiplications (or time)."""
+    from tune.definition import SearchRequest
     from tune.pruning import pruning_search
-    from tune.search import SearchRequest, search
+    from tune.search import search
 
     concurrent = concurrent or int(latency)  # beside other trials a measured time would tell their load
     request = SearchRequest(

@@ -4,7 +4,7 @@ from typing import Any
 
 from rayface.data.degradation import TYPES
 from rayface.systems.base import Networks
-from tune.search import Objective, Search
+from tune.definition import Objective, Search
 
 
 def _space() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rayface.pretrained import is_pretrained
 from rayface.store import ModelStore, open_store, release_store
 from rayface.systems.base import Networks, System, get_system
 from tune.augmentation import mean_psnr
-from tune.search import Objective, Search
+from tune.definition import Objective, Search
 
 OVERALL = "overall"
 MOST = 0.8  # largest share of channels to remove

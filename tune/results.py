@@ -3,14 +3,11 @@
 import io
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rayface.errors import RayfaceError
 from rayface.storage import open_filesystem, write_bytes
-
-if TYPE_CHECKING:
-    from tune.search import Objective, Search
-
+from tune.definition import Objective, Search
 
 # What Ray Tune adds to a trial's own numbers.
 TUNE_KEYS = {
@@ -44,7 +41,7 @@ def best_of(front: Sequence[Sequence[float]], points: Sequence[Sequence[float]],
     return max(range(len(front)), key=lambda index: score(front[index]))
 
 
-def write_results(wanted: "Search", results: Any, folder: str, kept: dict[str, str]) -> dict[str, Any]:
+def write_results(wanted: Search, results: Any, folder: str, kept: dict[str, str]) -> dict[str, Any]:
     """Write the three files into the search's folder and return what pareto.json holds.
 
     `kept`: further settings that belong to the result.
@@ -94,7 +91,7 @@ def write_results(wanted: "Search", results: Any, folder: str, kept: dict[str, s
     return report
 
 
-def _plot(objectives: Sequence["Objective"], points: Sequence[Sequence[float]], front: Sequence[int]) -> bytes:
+def _plot(objectives: Sequence[Objective], points: Sequence[Sequence[float]], front: Sequence[int]) -> bytes:
     """A picture of the first two objectives of every trial, the front joined, as PNG."""
     from matplotlib.figure import Figure
 

@@ -16,8 +16,9 @@ from rayface.training.request import TrainRequest, read_search, resolve
 from tune import budget
 from tune.augmentation import AUGMENTATION, CONTROLLER
 from tune.budget import begin_budget, within_minutes
+from tune.definition import SearchRequest
 from tune.pruning import pruning_search
-from tune.search import SearchRequest, search
+from tune.search import search
 
 
 def test_settings_are_checked_before_anything_starts(drawn_faces: str, tmp_path: Path) -> None:
