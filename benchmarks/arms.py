@@ -78,26 +78,38 @@ def _number(value: Any) -> float:
     return float(value["value"] if isinstance(value, dict) else value)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("system")
+def run_options(description: str | None, steps: int) -> argparse.ArgumentParser:
+    """What every comparison of trainings takes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--arm", action="append", required=True)
-    parser.add_argument("--metric", action="append", required=True)
-    parser.add_argument("--init", default="")
-    parser.add_argument("--preset", default="")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--limit", type=int, default=None)
-    parser.add_argument("--judged", action="store_true")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--set", action="append", default=[])
+    return parser
+
+
+def begin(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments, and what they ask for before the first training."""
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     Path(arguments.out).mkdir(parents=True, exist_ok=True)
     FaceDataset(arguments.data, "test")  # before hours of training
+    return arguments
+
+
+def main() -> None:
+    parser = run_options(__doc__, steps=600)
+    parser.add_argument("system")
+    parser.add_argument("--arm", action="append", required=True)
+    parser.add_argument("--metric", action="append", required=True)
+    parser.add_argument("--init", default="")
+    parser.add_argument("--preset", default="")
+    parser.add_argument("--judged", action="store_true")
+    arguments = begin(parser)
     for seed in arguments.seeds:
         for arm in arguments.arm:
             name, _, settings = arm.partition(":")

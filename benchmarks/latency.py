@@ -9,7 +9,6 @@ ratios within rounds, lowest to highest round).
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -18,12 +17,17 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from rayface.compression.cost import latency_ms, multiplications
-from rayface.store import open_store
+from rayface.compression.cost import latency_ms, median_ms, multiplications
+from rayface.exchange.exports import export_model
+from rayface.store import LoadedModel, open_store
 from rayface.systems.base import get_system
 
 PASSES = 15
 Measure = Callable[[], float]
+
+
+def network_of(model: LoadedModel) -> nn.Module:
+    return model.networks[get_system(model.system).released[0]]
 
 
 def in_torch(network: nn.Module, example: torch.Tensor, dtype: torch.dtype) -> Measure:
@@ -34,26 +38,19 @@ def in_torch(network: nn.Module, example: torch.Tensor, dtype: torch.dtype) -> M
     return measure
 
 
-def in_onnx(network: nn.Module, example: torch.Tensor, threads: int, folder: Path) -> Measure:
+def in_onnx(model: LoadedModel, example: torch.Tensor, threads: int, folder: Path) -> Measure:
+    """Of a model whose one network `rayface models export` writes."""
     import onnxruntime
 
-    file = folder / f"{id(network)}.onnx"
+    file = folder / f"{model.ref}.onnx"
     if not file.exists():
-        torch.onnx.export(network, (example,), file, dynamo=True, opset_version=18, verbose=False)
+        export_model(model, file)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     feed = {session.get_inputs()[0].name: example.numpy()}
 
-    def measure() -> float:
-        times = []
-        for _ in range(PASSES + 3):
-            started = time.perf_counter()
-            session.run(None, feed)
-            times.append(1000 * (time.perf_counter() - started))
-        return median(times[3:])
-
-    return measure
+    return lambda: median_ms(lambda: session.run(None, feed), PASSES)
 
 
 def compare(measures: dict[str, Measure], rounds: int) -> list[tuple[str, float, list[float]]]:
@@ -75,24 +72,22 @@ def main() -> None:
     parser.add_argument("--onnx", action="store_true")
     arguments = parser.parse_args()
     store = open_store(arguments.store)
-    networks: dict[str, nn.Module] = {}
-    for reference in arguments.models:
-        loaded = store.load(reference)
-        networks[loaded.ref] = loaded.networks[get_system(loaded.system).released[0]]
-        example = torch.zeros(1, 3, loaded.config.size, loaded.config.size)
-        print(f"{loaded.ref}: {multiplications(networks[loaded.ref], example) / 1e6:.0f} million multiplications")
+    models = [store.load(reference) for reference in arguments.models]
+    for model in models:
+        example = torch.zeros(1, 3, model.config.size, model.config.size)
+        print(f"{model.ref}: {multiplications(network_of(model), example) / 1e6:.0f} million multiplications")
     print("| threads | how | model | ms | times quicker |\n|---|---|---|---|---|")
     with TemporaryDirectory() as folder:
         for threads in arguments.threads:
             torch.set_num_threads(threads)
-            ways: dict[str, Callable[[nn.Module], Measure]] = {
-                "float32": lambda network: in_torch(network, example, torch.float32),
-                "bfloat16": lambda network: in_torch(network, example, torch.bfloat16),
+            ways: dict[str, Callable[[LoadedModel], Measure]] = {
+                "float32": lambda model: in_torch(network_of(model), example, torch.float32),
+                "bfloat16": lambda model: in_torch(network_of(model), example, torch.bfloat16),
             }
             if arguments.onnx:
-                ways["ONNX Runtime"] = lambda network, n=threads: in_onnx(network, example, n, Path(folder))  # type: ignore[misc]
+                ways["ONNX Runtime"] = lambda model, n=threads: in_onnx(model, example, n, Path(folder))  # type: ignore[misc]
             for way, build in ways.items():
-                found = compare({name: build(network) for name, network in networks.items()}, arguments.rounds)
+                found = compare({model.ref: build(model) for model in models}, arguments.rounds)
                 for name, ms, ratios in found:
                     span = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
                     print(f"| {threads} | {way} | {name} | {ms:.1f} | {span} |", flush=True)

@@ -16,10 +16,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.arms import evaluated, table, trained_and_judged
+from benchmarks.arms import begin, evaluated, run_options, table, trained_and_judged
 from rayface.compression.channels import channel_groups, surviving
 from rayface.configuration import override
-from rayface.data.dataset import FaceDataset
 from rayface.networks.enhancer import Enhancer
 from rayface.networks.widths import apply_widths, cut, read_widths
 from rayface.store import ModelStore, open_store
@@ -78,22 +77,11 @@ def run(arguments: argparse.Namespace, arm: str, seed: int, overrides: tuple[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--out", required=True)
+    parser = run_options(__doc__, steps=1500)
     parser.add_argument("--teacher", default="enhancement")
     parser.add_argument("--set-from", required=True)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=["narrowed", "fresh"])
-    parser.add_argument("--limit", type=int, default=None)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--set", action="append", default=[])
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    Path(arguments.out).mkdir(parents=True, exist_ok=True)
-    FaceDataset(arguments.data, "test")  # before hours of training
+    arguments = begin(parser)
     overrides, _ = read_search(arguments.set_from)
     for seed in arguments.seeds:
         for arm in arguments.arms:

@@ -1,6 +1,7 @@
 """What a network costs: multiplications counted, time measured."""
 
 import time
+from collections.abc import Callable
 from statistics import median
 
 import torch
@@ -16,6 +17,16 @@ def multiplications(network: nn.Module, example: Tensor) -> int:
     return counter.get_total_flops() // 2  # it counts the multiplication and the addition
 
 
+def median_ms(call: Callable[[], object], repeats: int = 15) -> float:
+    """Median milliseconds of a call, after three that do not count."""
+    times = []
+    for _ in range(repeats + 3):
+        started = time.perf_counter()
+        call()
+        times.append(1000 * (time.perf_counter() - started))
+    return median(times[3:])
+
+
 @torch.inference_mode()
 def latency_ms(network: nn.Module, example: Tensor, repeats: int = 15) -> float:
     """Median milliseconds of a forward pass of `example`, after three that do not count, where the network lies.
@@ -24,12 +35,10 @@ def latency_ms(network: nn.Module, example: Tensor, repeats: int = 15) -> float:
     """
     network.to(memory_format=torch.channels_last)
     example = example.contiguous(memory_format=torch.channels_last)
-    cuda = example.device.type == "cuda"
-    times = []
-    for _ in range(repeats + 3):
-        started = time.perf_counter()
+
+    def forward() -> None:
         network(example)
-        if cuda:
+        if example.device.type == "cuda":
             torch.cuda.synchronize(example.device)
-        times.append(1000 * (time.perf_counter() - started))
-    return median(times[3:])
+
+    return median_ms(forward, repeats)

@@ -48,7 +48,8 @@ def layer_scores(network: nn.Module, inputs: Tensor, target: Tensor) -> dict[str
 def _score(features: Tensor, target: Tensor, half: int, peak: float) -> float:
     x, y = _pairs(features, target)
     x = F.pad(x, (0, 1), value=1.0)  # for the mean
-    weights = _ridge(x[:half].flatten(0, 1), y[:half].flatten(0, 1))
+    seen, wanted = x[:half].flatten(0, 1), y[:half].flatten(0, 1)
+    weights = ridge(seen.T.double() @ seen.double(), (seen.T @ wanted).double()).float()
     error = (x[half:] @ weights - y[half:]).square().mean()
     return 10 * math.log10(peak**2 / max(float(error), 1e-12))
 
@@ -66,8 +67,7 @@ def _pairs(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return features.flatten(2).transpose(1, 2), patches.flatten(2).transpose(1, 2)
 
 
-def _ridge(x: Tensor, y: Tensor) -> Tensor:
-    """Weights [C, D] of the regression of [M, D] on [M, C]."""
-    gram = x.T.double() @ x.double()
+def ridge(gram: Tensor, moments: Tensor) -> Tensor:
+    """Weights [C, D] of a ridge regression from float64 [C, C], x.T @ x, which is changed, and [C, D], x.T @ y."""
     gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
-    return torch.linalg.solve(gram, (x.T @ y).double()).float()
+    return torch.linalg.solve(gram, moments)

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rayface.compression.readout import ridge
 from rayface.networks.widths import Kept
 
 PLACES = 8192  # samples of a layer, over all photos
-RIDGE = 1e-3  # of the inputs' mean square
 AT_ONCE = 8  # photos
 
 
@@ -96,15 +96,11 @@ def _patches(network: nn.Module, layer: nn.Conv2d, inputs: Tensor, places: Tenso
 
 def _fit(layer: nn.Conv2d, patches: Tensor, target: Tensor) -> None:
     """The layer's new weights: least squares of what is missing, kept near the old ones."""
-    x = F.pad(patches, (0, 1), value=1.0)  # the bias, also where the layer has none: then it is left out below
-    if layer.bias is None:
-        x = patches
-    old = layer.weight.detach().cpu().float().flatten(1).T
-    if layer.bias is not None:
+    x, old = patches, layer.weight.detach().cpu().float().flatten(1).T
+    if layer.bias is not None:  # one more input, always 1
+        x = F.pad(x, (0, 1), value=1.0)
         old = torch.cat([old, layer.bias.detach().cpu().float()[None]])
-    gram = (x.T @ x).double()
-    gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
-    new = old.double() + torch.linalg.solve(gram, (x.T @ (target - x @ old)).double())
+    new = old.double() + ridge((x.T @ x).double(), (x.T @ (target - x @ old)).double())
     rows = new.T.to(layer.weight)
     if layer.bias is not None:
         layer.bias.copy_(rows[:, -1])

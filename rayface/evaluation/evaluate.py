@@ -43,7 +43,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Metrics of `model` (a store reference; by default the system's own name) with what they were measured on.
 
-    Without `judged` no judge is asked, for searches that look at PSNR alone: judges take most of the time.
+    Without `judged` no judge is asked: judges take most of the time.
 
     `judges` are the hashes of the networks that judged; `missing` names each metric that could not be measured, why,
     and how to get its judge; `notes` says which labels are no truth but predicted, and which judges the model met

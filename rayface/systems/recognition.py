@@ -225,7 +225,7 @@ class Recognition(System):
             return embed(networks["recogniser"], crops, device)
 
         if not baselines_wanted():
-            return verification_report(embed_crops, dataset, config.global_batch, limit, {})
+            return verification_report(embed_crops, dataset, config.global_batch, limit)
         others = {"pixels": pixels}
         try:
             from rayface.pretrained import load_pretrained

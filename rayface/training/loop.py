@@ -281,7 +281,7 @@ def run(
 def calibration_batch(training: Training, dataset: FaceDataset) -> Batch:
     """The photos that layers are scored on before and after a reduction: spread over the data, the same every time."""
     config, system = training.config, training.system
-    count = min(config.pruning.photos or 1, len(dataset))  # one shows a network's shape
+    count = min(config.pruning.photos, len(dataset))
     indices = [place * len(dataset) // count for place in range(count)]
     generators = sample_generators(config.seed, 0, indices, f"{system.name}-calibration")
     return system.prepare(dataset.batch(indices, system.columns), config, generators)
