@@ -30,12 +30,20 @@ class EfficientNetLiteConfig:
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution padded as TensorFlow's SAME: the odd row or column is added at the bottom and the right."""
+    """A convolution padded as TensorFlow's SAME: the odd row or column is added at the bottom and the right.
+
+    Under autocast on a CPU the strided depthwise ones stay in float32: the gradient of their input takes 4 to 150
+    times as long in bfloat16 there (torch 2.15), half of the time of a perceptual loss.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         pads = [same_padding(size, self.kernel_size[0], self.stride[0]) for size in x.shape[-2:]]
         (top, bottom), (left, right) = pads
-        return super().forward(F.pad(x, (left, right, top, bottom)))
+        x = F.pad(x, (left, right, top, bottom))
+        if self.groups > 1 and self.stride[0] > 1 and x.device.type == "cpu":
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x.float())
+        return super().forward(x)
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
