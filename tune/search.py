@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import logging
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -31,7 +32,6 @@ def search(wanted: Search, request: SearchRequest) -> dict[str, Any]:
 
     Raises RayfaceError: bad settings (before anything starts), nothing to resume, no trial that succeeded.
     """
-    import ray
     from ray import tune
 
     _check(wanted, request)
@@ -42,8 +42,7 @@ def search(wanted: Search, request: SearchRequest) -> dict[str, Any]:
     check_storage(request.storage)
     identity = _identity(wanted, request, digest)
     connect()
-    if request.gpu and ray.cluster_resources().get("GPU", 0) < request.workers:
-        raise RayfaceError(f"--gpu with {request.workers} workers a trial, but this cluster has too few GPUs for one")
+    _check_room(request)
     folder = f"{request.storage}/{request.name}"
     trainable = _trainable(wanted, request)
     if request.resume:
@@ -87,6 +86,27 @@ def _check(wanted: Search, request: SearchRequest) -> None:
         raise RayfaceError(f"--minutes {request.minutes}: give at least 0, which is no limit")
     if request.asha and request.workers > 1:
         raise RayfaceError("--asha stops trials of one worker; leave it out, or --workers")
+
+
+def _check_room(request: SearchRequest) -> None:
+    """Refuse trials that would wait for ever; a cluster that RAY_ADDRESS names may grow."""
+    import ray
+
+    if "RAY_ADDRESS" in os.environ:
+        return
+    total = ray.cluster_resources()
+    for kind, needed in _needed(request).items():
+        if total.get(kind, 0) < needed:
+            raise RayfaceError(
+                f"--workers {request.workers}{' --gpu' * request.gpu}: a trial takes {needed} {kind}s and this machine "
+                f"has {int(total.get(kind, 0))}; use fewer workers, or set RAY_ADDRESS to a cluster that has them"
+            )
+
+
+def _needed(request: SearchRequest) -> dict[str, int]:
+    """What one trial takes of the cluster; one with workers of its own holds a CPU besides."""
+    cpus = 1 if request.workers == 1 else request.workers + 1
+    return {"CPU": cpus} | ({"GPU": request.workers} if request.gpu else {})
 
 
 def _identity(wanted: Search, request: SearchRequest, digest: str) -> dict[str, Any]:
@@ -167,14 +187,11 @@ def _folder_name(trial: Any) -> str:
 
 
 def _fitting(request: SearchRequest) -> int:
-    """How many trials the cluster's CPUs (or GPUs) hold at once."""
+    """How many trials the cluster holds at once."""
     import ray
 
     total = ray.cluster_resources()
-    if request.gpu:
-        return max(1, int(total.get("GPU", 0) // request.workers))
-    driver = 0 if request.workers == 1 else 1  # a trial with workers of its own holds a CPU besides
-    return max(1, int(total.get("CPU", 1) // (request.workers + driver)))
+    return max(1, min(int(total.get(kind, 0) // needed) for kind, needed in _needed(request).items()))
 
 
 def _trainable(wanted: Search, request: SearchRequest) -> Any:
@@ -220,7 +237,7 @@ def run_trial(
     from rayface.training.launch import train
     from rayface.training.local import train_here
 
-    started, judging = time.perf_counter(), 0.0
+    started, judging, reported = time.perf_counter(), 0.0, 0
     train_request = _train_request(wanted, request, chosen, name)
 
     def judge(step: int, networks: Networks) -> dict[str, Any]:
@@ -232,14 +249,18 @@ def run_trial(
         return {**metrics, "step": step, "train_seconds": round(training, 2), "evaluate_seconds": round(judging, 2)}
 
     def on_average(step: int, networks: Networks) -> None:
+        nonlocal reported
         if report is not None:
             report(judge(step, networks))
+            reported = step
 
     done = train(train_request) if request.workers > 1 else train_here(train_request, loaded, on_average)
-    if report is not None:
-        return {}
     model = ModelStore(done["store"]).load(done["models"][wanted.system])
-    return judge(model.config.steps, model.networks)
+    if report is None:
+        return judge(model.config.steps, model.networks)
+    if reported < model.config.steps:  # killed between its last checkpoint and the report of it
+        report(judge(model.config.steps, model.networks))
+    return {}
 
 
 def _judge(wanted: Search, request: SearchRequest, networks: Networks) -> dict[str, float]:

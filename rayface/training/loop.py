@@ -72,6 +72,7 @@ class Training:
     ) -> "Training":
         """A new training; weights depend on config.seed only, or come from `init` where it has the network."""
         training = cls._build(system, config, workers, frozen, init)
+        training._check_groups()
         training._assemble()
         return training
 
@@ -110,6 +111,16 @@ class Training:
                 apply_widths(networks[name], read_widths(network)).load_state_dict(network.state_dict())
             networks |= system.build_for_training(networks, config, frozen)
         return cls(system, config, workers, frozen, networks)
+
+    def _check_groups(self) -> None:
+        """Refuse ratios of groups that the network lacks before the first step, not hundreds later."""
+        pruning = self.config.pruning
+        if pruning.rounds and pruning.ratios:
+            from rayface.compression.channels import channel_groups
+
+            (name,) = self.system.released
+            example = torch.zeros(1, 3, self.config.size, self.config.size)
+            pruning.asked([group.name for group in channel_groups(self.networks[name], example)])
 
     def _assemble(self) -> None:
         """Averages, optimisers and wrappers around the networks as they now are."""

@@ -301,6 +301,13 @@ def test_reductions_that_cannot_be_are_refused_at_once(name: str, settings: list
         resolve_config(get_system(name), "tiny", settings)
 
 
+def test_channel_groups_that_do_not_exist_are_refused_before_the_first_step() -> None:
+    system = get_system("parsing")
+    settings = ["steps=9", "pruning.rounds=1", "pruning.every=8", "pruning.ratios=decoder:0.5"]
+    with pytest.raises(RayfaceError, match="no group begins with 'decoder'"):
+        Training.start(system, resolve_config(system, "tiny", settings), solo())
+
+
 def test_degradation_adapts_between_rounds_and_resumes_exactly(drawn_faces: str, tmp_path: Path) -> None:
     system = get_system("enhancement")
     # a margin below anything and a band that no factor is in: every round changes something

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from tune.augmentation import AUGMENTATION, CONTROLLER
 from tune.budget import begin_budget, within_minutes
 from tune.definition import SearchRequest
 from tune.pruning import pruning_search
-from tune.search import search
+from tune.search import run_trial, search
 
 
 def test_settings_are_checked_before_anything_starts(drawn_faces: str, tmp_path: Path) -> None:
@@ -137,6 +138,44 @@ def test_the_recogniser_is_searched_too(ray_cluster: None, drawn_faces: str, tmp
     whole, less = sorted(search(wanted, request)["trials"], key=lambda trial: -trial["metrics"]["megamacs"])
     assert less["metrics"]["megamacs"] < whole["metrics"]["megamacs"]
     assert all(0 <= trial["metrics"]["auc"] <= 1 for trial in (whole, less))
+
+
+def test_a_trial_killed_in_its_last_evaluation_still_reports(drawn_faces: str, tmp_path: Path) -> None:
+    request = SearchRequest(
+        data=drawn_faces, trials=1, preset="tiny", storage=str(tmp_path), name="a", limit=2, asha=True,
+        overrides=("steps=4", "checkpoint_every=2", "global_batch=4"),
+    )  # fmt: skip
+    reported: list[int] = []
+
+    def dies(metrics: dict[str, Any]) -> None:
+        if metrics["step"] == 4:
+            raise KeyboardInterrupt
+        reported.append(metrics["step"])
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(AUGMENTATION, request, {}, "t", report=dies)
+    run_trial(AUGMENTATION, request, {}, "t", report=lambda metrics: reported.append(metrics["step"]))
+    assert reported == [2, 4]
+
+
+@pytest.mark.ray
+def test_trials_that_would_wait_for_ever_are_refused(ray_cluster: None, drawn_faces: str, tmp_path: Path) -> None:
+    request = SearchRequest(drawn_faces, 1, "tiny", storage=str(tmp_path), workers=4, overrides=("global_batch=4",))
+    with pytest.raises(RayfaceError, match="--workers 4: a trial takes 5 CPUs and this machine has 4"):
+        search(AUGMENTATION, request)
+    assert not (tmp_path / request.name).exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_trials_with_workers_of_their_own(ray_cluster: None, drawn_faces: str, tmp_path: Path) -> None:
+    request = SearchRequest(
+        data=drawn_faces, trials=2, preset="tiny", storage=str(tmp_path), name="w", limit=4, workers=2,
+        overrides=("steps=4", "global_batch=4"),
+    )  # fmt: skip
+    trials = search(AUGMENTATION, request)["trials"]
+    assert len(trials) == 2
+    assert all(trial["error"] is None and 10 < trial["metrics"]["psnr_hard"] < 60 for trial in trials)
 
 
 @pytest.mark.ray
