@@ -15,7 +15,7 @@ Minutes = Annotated[float, typer.Option(help="start no more trials after so long
 Set = Annotated[list[str], typer.Option("--set", help="key=value for every trial, for example steps=200")]
 Storage = Annotated[str, typer.Option(help="where searches live; shared by all nodes")]
 Name = Annotated[str, typer.Option(help="name of the search")]
-Resume = Annotated[bool, typer.Option("--resume", help="go on with the search of that name")]
+Resume = Annotated[bool, typer.Option("--resume", help="go on with the search of that name, where there is one")]
 Workers = Annotated[int, typer.Option(help="workers of one trial; more than 1 go through Ray Train")]
 Gpu = Annotated[bool, typer.Option("--gpu", help="one GPU a worker")]
 Concurrent = Annotated[int, typer.Option(help="trials at the same time; 0: as many as fit")]

@@ -30,7 +30,7 @@ SEARCH_FILE = "search.json"  # in the search's folder: how it was started
 def search(wanted: Search, request: SearchRequest) -> dict[str, Any]:
     """Run or resume a search; returns what `pareto.json` holds.
 
-    Raises RayfaceError: bad settings (before anything starts), nothing to resume, no trial that succeeded.
+    Raises RayfaceError: bad settings (before anything starts), another search of that name, no trial that succeeded.
     """
     from ray import tune
 
@@ -45,14 +45,13 @@ def search(wanted: Search, request: SearchRequest) -> dict[str, Any]:
     _check_room(request)
     folder = f"{request.storage}/{request.name}"
     trainable = _trainable(wanted, request)
-    if request.resume:
-        if not tune.Tuner.can_restore(folder):
-            raise RayfaceError(f"there is no search to resume in {folder}; leave --resume out to start one")
+    held = tune.Tuner.can_restore(folder)
+    if held and not request.resume:
+        raise RayfaceError(f"{folder} already holds a search; go on with it by --resume, or choose another --name")
+    if held:
         _check_same(identity, folder)
         tuner = tune.Tuner.restore(folder, trainable, resume_errored=True, param_space=wanted.space())
     else:
-        if tune.Tuner.can_restore(folder):
-            raise RayfaceError(f"{folder} already holds a search; go on with it by --resume, or choose another --name")
         filesystem, path = open_filesystem(folder)
         write_bytes(json.dumps(identity, indent=1).encode(), f"{path}/{SEARCH_FILE}", filesystem)
         tuner = tune.Tuner(

@@ -202,7 +202,7 @@ def test_a_killed_search_goes_on_and_keeps_its_finished_trials(
     command = [
         sys.executable, "-m", "tune", "augmentation", "--data", drawn_faces, "--trials", "4", "--preset", "tiny",
         "--set", "steps=30", "--set", "global_batch=4", "--limit", "4", "--concurrent", "1",
-        "--storage", str(tmp_path), "--name", "killed",
+        "--storage", str(tmp_path), "--name", "killed", "--resume",
     ]  # fmt: skip
     environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -215,7 +215,7 @@ def test_a_killed_search_goes_on_and_keeps_its_finished_trials(
     process.wait()
     assert len(finished) < 4, "killed too late to show anything"
 
-    subprocess.run([*command, "--resume"], env=environment, check=True, capture_output=True)
+    subprocess.run(command, env=environment, check=True, capture_output=True)
     trials = {
         trial["trial"]: trial for trial in json.loads((tmp_path / "killed" / "pareto.json").read_text())["trials"]
     }
