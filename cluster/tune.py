@@ -5,8 +5,9 @@ The arguments are those of `python -m tune`.
 
 import sys
 
-from tune.__main__ import main
+from cluster.entry import begin
+from tune.__main__ import app, main
 
 if __name__ == "__main__":
-    sys.argv[0] = "cluster.tune"
+    begin("cluster.tune", app, sys.argv[1:])
     main()
