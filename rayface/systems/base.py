@@ -48,6 +48,7 @@ class SystemConfig:
     seed: int = 0
     data_share: float = 1.0  # share of the people in the data that are trained on, for data-size curves
     precision: Literal["bf16", "fp32"] = "bf16"  # autocast; parameters and optimiser state stay fp32
+    on_nan: Literal["stop", "skip"] = "stop"  # where gradients are not numbers: end the run, or go on without that step
     compile: bool = False  # torch.compile, CUDA only
     ema_half_life: int = 2_000  # of the exponential moving average, in images
     checkpoint_every: int = 500  # steps

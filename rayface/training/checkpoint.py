@@ -14,7 +14,7 @@ FORMAT = 1
 STATE_FILE = "state.pt"
 
 # What may change between a run and its resumption without changing what any step computes.
-MAY_CHANGE = {"checkpoint_every", "sample_every", "log_every", "loader_processes", "compile"}
+MAY_CHANGE = {"checkpoint_every", "sample_every", "log_every", "loader_processes", "compile", "on_nan"}
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
@@ -31,7 +31,7 @@ def read_state(folder: Path, system: str) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file
         raise RayfaceError(
-            f"checkpoint {path} cannot be read ({error}); remove it to start from an older one"
+            f"checkpoint {path} cannot be read ({error}); remove it, or choose another --name, to start anew"
         ) from error
     if state.get("format") != FORMAT:
         raise RayfaceError(f"checkpoint {path} has format {state.get('format')}, this version reads {FORMAT}")

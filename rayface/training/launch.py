@@ -6,7 +6,6 @@ worker, or of the whole driver, goes on from there: `train` with the same name a
 
 import copy
 import dataclasses
-import json
 import logging
 import os
 import shutil
@@ -15,6 +14,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pyarrow.fs import copy_files
 
 from rayface.errors import RayfaceError
 from rayface.ray_session import connect
@@ -28,11 +29,10 @@ from rayface.training.request import (
     resolve,
     training_split,
 )
+from rayface.training.resumption import newest_whole, read_run, write_run
 
 if TYPE_CHECKING:
     from rayface.store import LoadedModel
-
-RUN_FILE = "run.json"
 
 
 def train(request: TrainRequest) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def train(request: TrainRequest) -> dict[str, Any]:
     if checkpoint is None:
         raise RayfaceError(f"run {plan.request.name!r} ended without a checkpoint; see its logs")
     with checkpoint.as_directory() as folder:
-        finished = json.loads((Path(folder) / RUN_FILE).read_text())["finished"]
+        finished = read_run(Path(folder))["finished"]
     return {
         "run": plan.request.name,
         "storage": plan.request.storage,
@@ -99,8 +99,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         finished: dict[str, str] = {}
         current = None
         if checkpoint is not None:
-            checkpoint.to_directory(folder)
-            run = json.loads((folder / RUN_FILE).read_text())
+            run = _fetch(checkpoint, workers, folder)
             finished, current = run["finished"], run["current"]
         for name in plan.request.systems:
             finished = workers.from_rank_zero(finished)  # only rank 0 saves models
@@ -108,6 +107,15 @@ def train_worker(settings: dict[str, Any]) -> None:
                 train_system(plan, name, workers, finished, folder if name == current else None)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fetch(checkpoint: Any, workers: Any, folder: Path) -> dict[str, Any]:
+    """The newest whole checkpoint of the run into `folder`, on all ranks the same; rank 0 looks for it."""
+    path = newest_whole(checkpoint.filesystem, checkpoint.path, folder) if workers.rank == 0 else None
+    path = workers.from_rank_zero(path)
+    if workers.rank != 0:
+        copy_files(path, str(folder), source_filesystem=checkpoint.filesystem)
+    return read_run(folder)
 
 
 def train_system(plan: TrainPlan, name: str, workers: Any, finished: dict[str, str], resume: Path | None) -> None:
@@ -121,10 +129,9 @@ def train_system(plan: TrainPlan, name: str, workers: Any, finished: dict[str, s
     def on_checkpoint(step: int, metrics: dict[str, float], write: Callable[[Path], None] | None) -> None:
         if step == training.config.steps and workers.rank == 0:
             finished[name] = save_model(plan, training, dataset)
-        run_state = {"finished": finished, "current": name}
-        _report({"system": name, "step": step, **metrics}, run_state, write)
+        _report({"system": name, "step": step, **metrics}, finished, write)
 
-    run(training, dataset, on_checkpoint, progress)
+    run(training, dataset, on_checkpoint, progress, f"{plan.request.run_folder}/{name}")
     if progress:
         progress.close()
 
@@ -225,7 +232,7 @@ def _sources(plan: TrainPlan, training: Any, dataset: Any) -> dict[str, Any]:
     return sources | {f"{use} ({ref})": store.info(ref) for use, ref in models.items()}
 
 
-def _report(metrics: dict[str, Any], run_state: dict[str, Any], write: Callable[[Path], None] | None) -> None:
+def _report(metrics: dict[str, Any], finished: dict[str, str], write: Callable[[Path], None] | None) -> None:
     import ray.train
 
     if write is None:
@@ -233,7 +240,7 @@ def _report(metrics: dict[str, Any], run_state: dict[str, Any], write: Callable[
         return
     with tempfile.TemporaryDirectory(prefix="rayface-checkpoint-") as folder:
         write(Path(folder))
-        (Path(folder) / RUN_FILE).write_text(json.dumps(run_state))
+        write_run(Path(folder), finished, metrics["system"])
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 

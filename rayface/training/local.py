@@ -52,6 +52,6 @@ def _train_system(
         if on_average is not None:
             on_average(step, {name: training.average[name] for name in training.system.released})
 
-    run(training, dataset, on_checkpoint, progress)
+    run(training, dataset, on_checkpoint, progress, str(folder))
     progress.close()
     return save_model(plan, training, dataset)

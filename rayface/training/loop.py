@@ -22,6 +22,7 @@ from rayface.errors import RayfaceError
 from rayface.networks.widths import apply_widths, cut, read_widths
 from rayface.systems.base import Batch, Networks, Phase, PhaseState, System, SystemConfig, sample_generators
 from rayface.training.checkpoint import check_same_run, read_state, write_state
+from rayface.training.faults import Faults, NotFiniteError, gradients_are_finite
 from rayface.training.optimization import learning_rate, make_optimizer, rebuilt_optimizer
 from rayface.training.progress import Progress
 from rayface.training.workers import Workers
@@ -157,10 +158,14 @@ class Training:
         if state.observed:
             self.system.observe(self.controller, _means(state.observed, self.workers))
         self._update_average()
+        self.advance()
+        return metrics
+
+    def advance(self) -> None:
+        """A step is over, done or skipped."""
         self.step += 1
         if (every := self.system.round_steps(self.config)) and self.step % every == 0:
             self.system.end_round(self.config, self.controller)
-        return metrics
 
     def phase_state(self) -> PhaseState:
         return PhaseState(self.config, self.step, self.frozen, self.controller)
@@ -184,6 +189,8 @@ class Training:
             loss, metrics = phase.loss(batch, networks, state)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if not gradients_are_finite(self.networks[name] for name in spec.networks):
+            raise NotFiniteError(phase.name)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(spec, self.step, config.steps)
         optimizer.step()
@@ -256,17 +263,31 @@ class Training:
 
 
 def run(
-    training: Training, dataset: FaceDataset, on_checkpoint: OnCheckpoint, progress: Progress | None = None
+    training: Training,
+    dataset: FaceDataset,
+    on_checkpoint: OnCheckpoint,
+    progress: Progress | None = None,
+    folder: str = "runs",
 ) -> None:
-    """Train to config.steps, from wherever `training` stands. `progress` is given on rank 0 only."""
+    """Train to config.steps, from wherever `training` stands. `progress` is given on rank 0 only.
+
+    `folder`: where batches are kept whose gradients are not numbers.
+    """
     config, workers = training.config, training.workers
+    faults = Faults(config.on_nan, folder, workers.rank)
     if workers.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     metrics: dict[str, float] = {}
     for batch in _batches(training, dataset):
         step = training.step
         batch = training.to_device(batch)
-        values = training.run_step(batch)
+        try:
+            values = training.run_step(batch)
+            faults.passed()
+        except NotFiniteError as fault:
+            faults.met(fault, step, batch)
+            values = {}
+            training.advance()
         if config.pruning.due(training.step):
             training.reduce_channels(dataset)
             if progress:
@@ -274,7 +295,7 @@ def run(
         last = training.step == config.steps
         checkpoint_due = training.step % config.checkpoint_every == 0 or last
         logged = step % config.log_every == 0 or last
-        if logged or checkpoint_due:  # a state that is not a number is never saved
+        if values and (logged or checkpoint_due):  # a state that is not a number is never saved
             metrics = _mean_metrics(values, workers, step)
         if progress and logged:
             shown = {name: value for name, value in training.controller.items() if not name.startswith("sum/")}

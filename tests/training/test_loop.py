@@ -144,12 +144,53 @@ def test_refuses_other_systems_settings_and_data(drawn_faces: str, tmp_path: Pat
         Training.resume(system, config, solo(), tmp_path, "data")
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run(drawn_faces: str, tmp_path: Path) -> None:
-    system = get_system("parsing")
-    config = resolve_config(system, "tiny", ["learning_rate=1e30", "steps=4"])
-    training = Training.start(system, config, solo())
-    with pytest.raises(RayfaceError, match="became nan at step"):
-        run(training, dataset_for(system, config, drawn_faces), lambda *_: None)
+def poisoned(steps: tuple[int, ...], *settings: str) -> Training:
+    """A training of the parser in which the pictures of some steps are not numbers."""
+
+    class Poisoned(type(get_system("parsing"))):  # type: ignore[misc]
+        prepared = 0
+
+        def prepare(self, batch: Any, config: Any, generators: Any) -> Any:
+            made = super().prepare(batch, config, generators)
+            if self.prepared in steps:
+                made["image"][0, 0, 0, 0] = float("nan")
+            self.prepared += 1
+            return made
+
+    system = Poisoned()
+    return Training.start(system, resolve_config(system, "tiny", ["steps=6", *settings]), solo())
+
+
+def test_gradients_that_are_not_numbers_stop_the_run_and_keep_the_batch(drawn_faces: str, tmp_path: Path) -> None:
+    training = poisoned((3,))
+    dataset = dataset_for(training.system, training.config, drawn_faces)
+    with pytest.raises(RayfaceError, match=r"not numbers at step 3; its batch is kept in (\S+\.pt)") as caught:
+        run(training, dataset, lambda *_: None, folder=str(tmp_path))
+    assert all(parameter.isfinite().all() for parameter in training.networks["parser"].parameters())
+    (file,) = tmp_path.glob("*.pt")
+    assert str(file) in str(caught.value)
+    kept = torch.load(file, weights_only=True)
+    assert kept["step"] == 3
+    assert kept["batch"]["image"].isnan().any()
+
+
+def test_a_step_of_such_gradients_may_be_skipped(drawn_faces: str, tmp_path: Path) -> None:
+    training = poisoned((1, 3), "on_nan=skip", "checkpoint_every=2")
+    seen: list[tuple[int, dict[str, float]]] = []
+    dataset = dataset_for(training.system, training.config, drawn_faces)
+    run(training, dataset, lambda step, metrics, _: seen.append((step, metrics)), folder=str(tmp_path))
+    assert [step for step, _ in seen] == [2, 4, 6]
+    assert all(math.isfinite(value) for _, metrics in seen for value in metrics.values())
+    assert all(parameter.isfinite().all() for parameter in training.average["parser"].parameters())
+    assert len(list(tmp_path.glob("*.pt"))) == 2
+
+
+def test_a_run_that_can_only_skip_stops(drawn_faces: str, tmp_path: Path) -> None:
+    training = poisoned(tuple(range(30)), "on_nan=skip", "steps=30")
+    dataset = dataset_for(training.system, training.config, drawn_faces)
+    with pytest.raises(RayfaceError, match="like the 10 steps before it: lower the learning rate"):
+        run(training, dataset, lambda *_: None, folder=str(tmp_path))
+    assert len(list(tmp_path.glob("*.pt"))) == 3, "a few batches are enough"
 
 
 def test_networks_that_change_shape_are_carried_over_and_resumed(drawn_faces: str, tmp_path: Path) -> None:
