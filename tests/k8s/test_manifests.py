@@ -109,6 +109,7 @@ def test_a_field_that_kuberay_does_not_know_is_found() -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_pods_run_as_nobody_with_bounded_resources(overlay: str) -> None:
     for spec in cluster_specs(overlay):
+        assert spec["authOptions"] == {"mode": "token"}, "whoever reaches the job port could run code"
         assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
         for pod in pods(spec):
             assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
@@ -173,6 +174,8 @@ def test_jobs_name_their_runs_and_share_their_storage(overlay: str) -> None:
         words = command.split()
         assert "--name" in words, "a run without a name never goes on after its cluster was lost"
         storage = words[words.index("--storage") + 1]
+        assert job["spec"]["submissionMode"] == "SidecarMode"
+        assert pods(job["spec"]["rayClusterSpec"])[0]["spec"]["restartPolicy"] == "Never", "as that mode wants it"
         for pod in pods(job["spec"]["rayClusterSpec"]):
             (container,) = pod["spec"]["containers"]
             assert any(storage.startswith(mount["mountPath"]) for mount in container["volumeMounts"])
