@@ -30,6 +30,7 @@ from rayface.training.request import (
     training_split,
 )
 from rayface.training.resumption import newest_whole, read_run, write_run
+from rayface.training.side_by_side import groups_at_once, train_side_by_side
 
 if TYPE_CHECKING:
     from rayface.store import LoadedModel
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 def train(request: TrainRequest) -> dict[str, Any]:
     """Train on the Ray cluster this process is connected to (or a new local one); returns models and metrics.
+
+    Several systems train at the same time where the cluster has room for a group of workers each.
 
     Raises RayfaceError with the reason when the run cannot start or fails.
     """
@@ -50,6 +53,8 @@ def train(request: TrainRequest) -> dict[str, Any]:
     check_storage(plan.request.storage)
     connect()
     scaling = _scaling(plan.request)
+    if (at_once := groups_at_once(plan)) > 1:
+        return train_side_by_side(plan, at_once)
     check_resumable(plan, {name: split.digest for name, split in splits.items()})
     trainer = TorchTrainer(
         train_worker,
