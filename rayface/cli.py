@@ -66,7 +66,8 @@ def train(
     commercial_only: CommercialOnly = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the resolved configuration and stop")] = False,
 ) -> None:
-    """Train one or several systems on Ray Train, in dependency order, in one group of workers."""
+    """Train one or several systems on Ray Train, in dependency order: in one group of workers, or at the same time
+    where the cluster has room for a group each."""
     from rayface.training.launch import train as train_on_ray
     from rayface.training.request import TrainRequest, parse_data, parse_workers, read_search, resolve
 
