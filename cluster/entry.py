@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cluster.settings import ClusterSettings, read_settings, with_defaults
 from rayface.errors import RayfaceError
+from rayface.ray_session import connect
 
 if TYPE_CHECKING:
     import typer
@@ -48,9 +49,9 @@ def options_of(app: "typer.Typer", words: list[str]) -> set[str]:
 
 def _connect(settings: ClusterSettings) -> None:
     """Join the job's cluster with the settings' environment, for this process and whatever it starts there."""
-    if not settings.environment:
-        return
-    import ray
-
-    os.environ.update(settings.environment)
-    ray.init(address=os.environ.get("RAY_ADDRESS"), runtime_env={"env_vars": settings.environment})
+    if settings.environment:
+        os.environ.update(settings.environment)
+        try:
+            connect(environment=settings.environment)
+        except ValueError as error:  # Ray's, where the job's own runtime environment says otherwise
+            raise RayfaceError(f"cluster/settings.yaml and the job's runtime environment disagree: {error}") from error

@@ -1,4 +1,4 @@
-"""Steps whose gradients are not numbers: found before they change anything, their batch kept to be looked at."""
+"""Steps whose gradients are not numbers: found before the phase's optimiser steps, their batch kept to be looked at."""
 
 import io
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ IN_A_ROW = 10  # steps that may be skipped one after the other
 
 
 class NotFiniteError(Exception):
-    """The gradients of a phase are not numbers; it has not changed the networks."""
+    """The gradients of a phase are not numbers; it has not changed the networks (phases before it in the step have)."""
 
     def __init__(self, phase: str) -> None:
         super().__init__(phase)
@@ -25,7 +25,7 @@ class NotFiniteError(Exception):
 def gradients_are_finite(networks: Iterable[nn.Module]) -> bool:
     """Whether all gradients are numbers; the same on all ranks, as theirs are averaged."""
     gradients = [p.grad for network in networks for p in network.parameters() if p.grad is not None]
-    return not gradients or bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())
+    return not gradients or bool(torch.stack(torch._foreach_norm(gradients, float("inf"))).isfinite().all())
 
 
 class Faults:

@@ -64,7 +64,7 @@ def train(request: TrainRequest) -> dict[str, Any]:
             name=plan.request.name,
             storage_path=plan.request.storage,
             failure_config=FailureConfig(max_failures=3),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            checkpoint_config=CheckpointConfig(num_to_keep=3),
         ),
     )
     try:

@@ -297,7 +297,7 @@ def run(
         logged = step % config.log_every == 0 or last
         if values and (logged or checkpoint_due):  # a state that is not a number is never saved
             metrics = _mean_metrics(values, workers, step)
-        if progress and logged:
+        if progress and logged and values:
             shown = {name: value for name, value in training.controller.items() if not name.startswith("sum/")}
             progress.log(step, config.steps, config.global_batch, {**metrics, **shown})
         if progress and (training.step % config.sample_every == 0 or last):

@@ -59,7 +59,7 @@ def _first_whole(filesystem: fs.FileSystem, paths: Sequence[str], into: Path) ->
         try:
             fs.copy_files(path, str(into), source_filesystem=filesystem)
             read_run(into)
-        except (OSError, RayfaceError) as error:
+        except (FileNotFoundError, RayfaceError) as error:  # storage that cannot be reached is no broken checkpoint
             faults.append(f"{path}: {error}")
             continue
         for fault in faults:

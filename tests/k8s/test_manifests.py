@@ -137,7 +137,9 @@ def test_the_service_is_deployed_as_its_config_file_says(overlay: str) -> None:
     ServeDeploySchema.model_validate(config)
     settings = settings_from(config["applications"][0]["args"])
 
-    (ingress,) = of_kind(overlay, "Ingress")
+    if overlay == "incremental-upgrade":
+        assert not of_kind(overlay, "Ingress"), "KubeRay's Gateway takes the traffic to both clusters"
+    (ingress,) = of_kind("gpu-prod" if overlay == "incremental-upgrade" else overlay, "Ingress")
     annotations = ingress["metadata"]["annotations"]
     most = settings.max_photos * settings.limits.max_bytes + MULTIPART_OVERHEAD
     size = annotations["nginx.ingress.kubernetes.io/proxy-body-size"]
@@ -152,7 +154,10 @@ def test_the_service_is_deployed_as_its_config_file_says(overlay: str) -> None:
             assert variables["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
             assert config["http_options"]["port"] in {port["containerPort"] for port in container["ports"]}
     for worker in pods(service["spec"]["rayClusterConfig"])[1:]:
-        assert worker["spec"]["terminationGracePeriodSeconds"] > served, "accepted photos are answered"
+        (container,) = worker["spec"]["containers"]
+        variables = {variable["name"]: variable.get("value") for variable in container["env"]}
+        drained = float(variables["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
+        assert served < drained < worker["spec"]["terminationGracePeriodSeconds"], "accepted photos are answered"
 
 
 @pytest.mark.parametrize("overlay", ["gpu-prod", "incremental-upgrade"])
@@ -184,14 +189,43 @@ def test_jobs_name_their_runs_and_share_their_storage(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_objects_do_not_share_names_that_kuberay_makes_others_of(overlay: str) -> None:
+    kinds = ("RayCluster", "RayService", "ServiceAccount")
+    names = [made["metadata"]["name"] for kind in kinds for made in of_kind(overlay, kind)]
+    assert len(names) == len(set(names))
+    (account,) = {made["metadata"]["name"] for made in build("gpu-prod") if made["kind"] == "ServiceAccount"}
+    for spec in cluster_specs(overlay):
+        head, *workers = pods(spec)
+        assert "serviceAccountName" not in head["spec"], "KubeRay's own, for the autoscaler"
+        assert all(worker["spec"]["serviceAccountName"] == account for worker in workers)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_object_store_fits_into_shared_memory(overlay: str) -> None:
+    for spec in cluster_specs(overlay):
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+            volumes = {volume["name"]: volume for volume in group["template"]["spec"]["volumes"]}
+            shared = volumes["shared-memory"]["emptyDir"]
+            assert shared["medium"] == "Memory"
+            held = int(group["rayStartParams"]["object-store-memory"])
+            assert held < int(shared["sizeLimit"].removesuffix("Gi")) * 2**30, "Ray would take a disk"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_selectors_and_ports_mean_something(overlay: str) -> None:
     templates = [pod for spec in cluster_specs(overlay) for pod in pods(spec)]
     labels = [pod["metadata"]["labels"] for pod in templates]
     ports = {port["name"] for pod in templates for box in pod["spec"]["containers"] for port in box["ports"]}
     for kind in ("PodMonitor", "PodDisruptionBudget"):
         for made in of_kind(overlay, kind):
-            wanted = made["spec"]["selector"]["matchLabels"].items()
-            assert any(wanted <= label.items() for label in labels), f"{kind} selects no pod"
+            wanted = {**made["spec"]["selector"]["matchLabels"]}
+            node = wanted.pop("ray.io/node-type", "worker")  # KubeRay's own label
+            assert node == "worker"
+            assert any(wanted.items() <= label.items() for label in labels), f"{kind} selects no pod"
+    for budget in of_kind(overlay, "PodDisruptionBudget"):
+        assert isinstance(budget["spec"]["minAvailable"], int), "Ray's pods have no owner with a scale"
+        for spec in cluster_specs(overlay):
+            assert sum(group["minReplicas"] for group in spec["workerGroupSpecs"]) > budget["spec"]["minAvailable"]
     for monitor in of_kind(overlay, "PodMonitor"):
         assert {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]} <= ports
     for policy in of_kind(overlay, "NetworkPolicy"):
