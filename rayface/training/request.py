@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyarrow.fs import FileSelector
-
 from rayface.compression.settings import PruningConfig
 from rayface.configuration import from_dict, override, to_dict
 from rayface.data.dataset import FaceDataset
@@ -22,6 +20,7 @@ from rayface.store import ModelStore
 from rayface.systems.base import SYSTEMS, System, get_system, in_dependency_order, resolve_config
 from rayface.terms import check_commercial, commercial_only, dataset_terms
 from rayface.training.checkpoint import check_same_run
+from rayface.training.resumption import checkpoint_names
 
 REQUEST_FILE = "request.json"
 
@@ -161,8 +160,7 @@ def check_resumable(plan: TrainPlan, digests: Mapping[str, str]) -> None:
     """
     filesystem, folder = open_filesystem(plan.request.run_folder)
     path = f"{folder}/{REQUEST_FILE}"
-    held = filesystem.get_file_info(FileSelector(folder, allow_not_found=True))
-    if not any(info.base_name.startswith("checkpoint_") for info in held):
+    if not checkpoint_names(filesystem, folder):
         content = {"systems": plan.request.systems, "configs": plan.configs, "data": dict(digests)}
         write_bytes(json.dumps(content, indent=1).encode(), path, filesystem)
         return

@@ -39,6 +39,12 @@ def read_run(folder: Path) -> dict[str, Any]:
     return content
 
 
+def checkpoint_names(filesystem: fs.FileSystem, run_folder: str) -> list[str]:
+    """Names of the folders of a run's checkpoints, oldest first; a run that does not exist has none."""
+    held = filesystem.get_file_info(fs.FileSelector(run_folder, allow_not_found=True))
+    return sorted(info.base_name for info in held if info.base_name.startswith(PREFIX))
+
+
 def newest_whole(filesystem: fs.FileSystem, latest: str, into: Path) -> str:
     """Copy the newest whole checkpoint into the empty folder `into`; its path.
 
@@ -46,8 +52,7 @@ def newest_whole(filesystem: fs.FileSystem, latest: str, into: Path) -> str:
     Raises RayfaceError when no checkpoint of the run is whole.
     """
     run_folder, _, newest = latest.rpartition("/")
-    infos = filesystem.get_file_info(fs.FileSelector(run_folder))
-    names = sorted((i.base_name for i in infos if i.base_name.startswith(PREFIX)), reverse=True)
+    names = reversed(checkpoint_names(filesystem, run_folder))
     return _first_whole(filesystem, [f"{run_folder}/{name}" for name in names if name <= newest], into)
 
 

@@ -8,12 +8,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from pyarrow.fs import FileSelector
-
 from rayface.errors import RayfaceError
 from rayface.storage import open_filesystem
 from rayface.systems.base import get_system
 from rayface.training.request import TrainPlan, TrainRequest
+from rayface.training.resumption import checkpoint_names
 
 
 def groups_at_once(plan: TrainPlan) -> int:
@@ -38,9 +37,7 @@ def groups_at_once(plan: TrainPlan) -> int:
 
 
 def _has_checkpoints(folder: str) -> bool:
-    filesystem, path = open_filesystem(folder)
-    held = filesystem.get_file_info(FileSelector(path, allow_not_found=True))
-    return any(info.base_name.startswith("checkpoint_") for info in held)
+    return bool(checkpoint_names(*open_filesystem(folder)))
 
 
 def own_request(plan: TrainPlan, name: str, finished: Mapping[str, str]) -> TrainRequest:
