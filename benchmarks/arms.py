@@ -1,10 +1,11 @@
-"""The same training with other settings, side by side: several seeds, one test split, one table.
+"""The same training with other settings, side by side: several seeds, one split, one table.
 
     python -m benchmarks.arms SYSTEM --data DIR --out runs/adaptation --seeds 0 1 2 --steps 1200 \\
         --arm fixed --arm adaptive:adaptation.every=50 --metric easy.gain_over_input.psnr --metric hard.model.psnr
 
 An arm is NAME or NAME:key=value;key=value. All arms have the same steps, seeds and batches. A metric is a dotted name
-inside the report of `rayface evaluate`; --judged also asks the judges. Arms and seeds can run in processes of their own
+inside the report of `rayface evaluate`; --judged also asks the judges. What is chosen by a comparison is chosen on
+--split validation. Arms and seeds can run in processes of their own
 (the same --out, other --arm or --seeds); whoever runs last prints all. Stops and goes on where it was.
 """
 
@@ -28,14 +29,20 @@ from rayface.training.request import TrainRequest
 
 
 def trained_and_judged(
-    request: TrainRequest, arm: str, seed: int, metrics: Sequence[str], limit: int | None, judged: bool = True
+    request: TrainRequest,
+    arm: str,
+    seed: int,
+    metrics: Sequence[str],
+    limit: int | None,
+    judged: bool = True,
+    split: str = "test",
 ) -> dict[str, Any]:
     """Train one arm with one seed and evaluate; kept as NAME.json in the request's storage and read from there."""
     file = Path(request.storage, f"{request.name}.json")
     if not file.exists():
         (system,) = request.systems
         model = train_here(request)["models"][system]
-        found = evaluated(system, request.data, request.store, model, metrics, limit, judged)
+        found = evaluated(system, request.data, request.store, model, metrics, limit, judged, split)
         file.write_text(json.dumps({"arm": arm, "seed": seed, **found}, indent=1) + "\n")
     return json.loads(file.read_text())
 
@@ -48,10 +55,11 @@ def evaluated(
     metrics: Sequence[str],
     limit: int | None,
     judged: bool = True,
+    split: str = "test",
 ) -> dict[str, Any]:
-    """Million multiplications of a model's network, and metrics (dotted names) of it on the test split."""
+    """Million multiplications of a model's network, and metrics (dotted names) of it on a split."""
     opened = open_store(store)
-    found = dict(rows(evaluate(system, data, opened, model, limit=limit, judged=judged)["metrics"]))
+    found = dict(rows(evaluate(system, data, opened, model, split, limit=limit, judged=judged)["metrics"]))
     loaded = opened.load(model)
     network = loaded.networks[get_system(system).released[0]]
     example = torch.zeros(1, 3, loaded.config.size, loaded.config.size)
@@ -109,6 +117,7 @@ def main() -> None:
     parser.add_argument("--init", default="")
     parser.add_argument("--preset", default="")
     parser.add_argument("--judged", action="store_true")
+    parser.add_argument("--split", default="test", help="validation: to choose a setting by")
     arguments = begin(parser)
     for seed in arguments.seeds:
         for arm in arguments.arm:
@@ -120,7 +129,9 @@ def main() -> None:
                 (arguments.system,), arguments.data, arguments.preset, init=arguments.init, storage=arguments.out,
                 store=f"{arguments.out}/{name}-{seed}-store", name=f"{name}-{seed}", overrides=overrides,
             )  # fmt: skip
-            trained_and_judged(request, name, seed, arguments.metric, arguments.limit, arguments.judged)
+            trained_and_judged(
+                request, name, seed, arguments.metric, arguments.limit, arguments.judged, arguments.split
+            )
     print(table(Path(arguments.out), arguments.metric))
 
 
