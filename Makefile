@@ -29,12 +29,16 @@ demo: $(STAMP) ## from nothing to a result: data, training, tuning, service, rep
 	$(PY) -m cluster.demo
 
 .PHONY: test
-test: $(STAMP) ## all tests but the slow ones (PYTEST_ARGS="-k name" for some)
+test: $(STAMP) ## all tests but slow and chaos (PYTEST_ARGS="-k name" for some)
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 .PHONY: test-slow
 test-slow: $(STAMP) ## the tests that take minutes each
 	$(PY) -m pytest -m slow $(PYTEST_ARGS)
+
+.PHONY: chaos
+chaos: $(STAMP) ## faults of machines, disks and storage (as root: machines in network namespaces)
+	$(PY) -m pytest -m chaos $(PYTEST_ARGS)
 
 .PHONY: check
 check: $(STAMP) ## lint, formatting and types

@@ -40,26 +40,27 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("rayface")
 
 
-def slow_wanted(markexpr: str, environment: str | None) -> bool:
-    """Whether tests marked `slow` are to run: asked for by `-m` (which then selects) or by RAYFACE_SLOW=1."""
-    return "slow" in markexpr or environment == "1"
+def unwanted(markexpr: str, environment: str | None) -> set[str]:
+    """The marks whose tests are not to run: those that `-m` does not name; RAYFACE_SLOW=1 asks for `slow`."""
+    asked = {mark for mark in ("slow", "chaos") if mark in markexpr}
+    return {"slow", "chaos"} - asked - ({"slow"} if environment == "1" else set())
 
 
 def cost(item: pytest.Item) -> int:
     """0 for unit tests, 1 for tests on the Ray cluster, 2 for slow ones: a cheap failure shows first."""
-    if item.get_closest_marker("slow"):
+    if item.get_closest_marker("slow") or item.get_closest_marker("chaos"):
         return 2
     return 1 if item.get_closest_marker("ray") or "ray_cluster" in getattr(item, "fixturenames", ()) else 0
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Order tests by cost and deselect (not skip) the slow ones unless asked for."""
+    """Order tests by cost and deselect (not skip) the slow ones and the faults unless asked for."""
     items.sort(key=cost)  # stable: within a cost, the order of the files stays
-    if not slow_wanted(config.option.markexpr, os.environ.get("RAYFACE_SLOW")):
-        slow = [item for item in items if item.get_closest_marker("slow")]
-        if slow:
-            config.hook.pytest_deselected(items=slow)
-            items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    marks = unwanted(config.option.markexpr, os.environ.get("RAYFACE_SLOW"))
+    left_out = [item for item in items if any(item.get_closest_marker(mark) for mark in marks)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")

@@ -31,9 +31,13 @@ from rayface.training.request import (
 )
 from rayface.training.resumption import newest_whole, read_run, write_run
 from rayface.training.side_by_side import groups_at_once, train_side_by_side
+from rayface.training.stopping import forget_reason, leave_reason, reason_left
 
 if TYPE_CHECKING:
     from rayface.store import LoadedModel
+
+
+FAILURES = 10  # lost workers, nodes and storage that a run survives; nodes that are taken with notice do not count
 
 
 def train(request: TrainRequest) -> dict[str, Any]:
@@ -48,6 +52,8 @@ def train(request: TrainRequest) -> dict[str, Any]:
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from rayface.training.process_group import RayNetwork
+
     plan = resolve(request)
     splits = {name: training_split(plan, name) for name in plan.request.systems}
     check_storage(plan.request.storage)
@@ -56,14 +62,16 @@ def train(request: TrainRequest) -> dict[str, Any]:
     if (at_once := groups_at_once(plan)) > 1:
         return train_side_by_side(plan, at_once)
     check_resumable(plan, {name: split.digest for name, split in splits.items()})
+    forget_reason(plan.request.run_folder)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"plan": plan},
+        torch_config=RayNetwork(),
         scaling_config=ScalingConfig(**scaling),
         run_config=RunConfig(
             name=plan.request.name,
             storage_path=plan.request.storage,
-            failure_config=FailureConfig(max_failures=3),
+            failure_config=FailureConfig(max_failures=FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=3),
         ),
     )
@@ -71,6 +79,8 @@ def train(request: TrainRequest) -> dict[str, Any]:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise RayfaceError(_reason(error), kind="training-failed") from error
+    if reason := reason_left(plan.request.run_folder):
+        raise RayfaceError(reason, kind="training-failed")
     checkpoint = result.checkpoint
     if checkpoint is None:
         raise RayfaceError(f"run {plan.request.name!r} ended without a checkpoint; see its logs")
@@ -88,8 +98,6 @@ def train(request: TrainRequest) -> dict[str, Any]:
 
 def train_worker(settings: dict[str, Any]) -> None:
     """What each worker runs: every system of the plan, from wherever the run's checkpoint stands."""
-    import ray.train
-
     from rayface.training.workers import from_ray
 
     # Ray logs every report with all its metrics, to the root logger too; Progress tells the same in one line
@@ -98,6 +106,19 @@ def train_worker(settings: dict[str, Any]) -> None:
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     plan: TrainPlan = settings["plan"]
     workers = from_ray()
+    if workers.from_rank_zero(reason_left(plan.request.run_folder)):
+        return
+    try:
+        _train_systems(plan, workers)
+    except RayfaceError as error:
+        leave_reason(plan.request.run_folder, error)
+        raise
+
+
+def _train_systems(plan: TrainPlan, workers: Any) -> None:
+    """Every system of the plan that is not finished, from the newest checkpoint."""
+    import ray.train
+
     checkpoint = ray.train.get_checkpoint()
     folder = Path(tempfile.mkdtemp(prefix="rayface-resume-"))
     try:

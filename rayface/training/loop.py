@@ -29,6 +29,7 @@ from rayface.training.workers import Workers
 
 # Called at checkpoints on every rank with the step and metrics; rank 0 also gets a function that writes the state.
 OnCheckpoint = Callable[[int, dict[str, float], Callable[[Path], None] | None], None]
+NOTICE_EVERY = 5  # steps between two looks whether a node is about to be taken away
 
 
 class StepBatches(Dataset[Batch]):
@@ -271,6 +272,7 @@ def run(
 ) -> None:
     """Train to config.steps, from wherever `training` stands. `progress` is given on rank 0 only.
 
+    A checkpoint is also made when a node of the group is about to be taken away; Ray Train then goes on from it.
     `folder`: where batches are kept whose gradients are not numbers.
     """
     config, workers = training.config, training.workers
@@ -278,6 +280,7 @@ def run(
     if workers.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     metrics: dict[str, float] = {}
+    noticed = False
     for batch in _batches(training, dataset):
         step = training.step
         batch = training.to_device(batch)
@@ -294,6 +297,8 @@ def run(
                 progress.trail(training.trail)
         last = training.step == config.steps
         checkpoint_due = training.step % config.checkpoint_every == 0 or last
+        if not noticed and not last and training.step % NOTICE_EVERY == 0 and workers.node_leaves():
+            noticed = checkpoint_due = True
         logged = step % config.log_every == 0 or last
         if values and (logged or checkpoint_due):  # a state that is not a number is never saved
             metrics = _mean_metrics(values, workers, step)

@@ -50,6 +50,14 @@ class Workers:
         dist.broadcast_object_list(held, 0, device=self.device)
         return held[0]
 
+    def node_leaves(self) -> bool:
+        """Whether a node of the group is about to be taken away; all ranks must ask equally often."""
+        if self.backend != "ray":
+            return False
+        import ray.train
+
+        return ray.train.get_preemption_info() is not None
+
 
 def solo(device: str | torch.device = "cpu") -> Workers:
     return Workers(0, 1, torch.device(device), "solo")

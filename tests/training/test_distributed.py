@@ -16,32 +16,9 @@ import torch
 from rayface.errors import RayfaceError
 from rayface.training.launch import train
 from rayface.training.request import TrainRequest
+from tests.training.runs import assert_same_run, losses, steps_done, torchrun, wait_for_step
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def losses(logs: Path) -> list[dict[str, float]]:
-    """Every logged step's values except the time."""
-    lines = [json.loads(line) for line in (logs / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
-
-
-def torchrun(processes: int, data: str, logs: Path, *overrides: str) -> None:
-    options = [part for item in overrides for part in ("--set", item)]
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)),
-        *(
-            "benchmarks/torchrun_train.py",
-            "enhancement",
-            "--data",
-            data,
-            "--out",
-            str(logs),
-            "--preset",
-            "tiny",
-        ),
-    ]
-    subprocess.run([*command, *options], cwd=ROOT, check=True, capture_output=True, timeout=300)
 
 
 def test_two_ranks_of_eight_equal_one_of_sixteen(drawn_faces: str, tmp_path: Path) -> None:
@@ -83,18 +60,6 @@ def unbroken(drawn_faces: str, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("unbroken")
     torchrun(2, drawn_faces, folder, *OVERRIDES)
     return folder
-
-
-def steps_done(storage: Path) -> int:
-    lines = storage / "run" / "enhancement" / "metrics.jsonl"
-    return len(lines.read_text().splitlines()) if lines.exists() else 0
-
-
-def wait_for_step(storage: Path, step: int) -> None:
-    deadline = time.monotonic() + 180
-    while steps_done(storage) < step:
-        assert time.monotonic() < deadline, f"step {step} was not reached; {steps_done(storage)} are done"
-        time.sleep(0.05)
 
 
 def own_workers() -> list[int]:
@@ -151,16 +116,7 @@ def test_killed_worker_and_killed_driver_end_as_the_unbroken_run(
     newest.write_bytes(newest.read_bytes()[:1000])  # and half a file: the one before is taken
     train(TrainRequest(data=drawn_faces, storage=str(tmp_path), name="run", **REQUEST))  # type: ignore[arg-type]
 
-    assert losses(tmp_path / "run" / "enhancement") == losses(unbroken / "enhancement")
-    newest = sorted((tmp_path / "run").glob("checkpoint_*/state.pt"))[-1]
-    ours = torch.load(newest, weights_only=True)["networks"]
-    theirs = torch.load(unbroken / "final.pt", weights_only=True)
-    assert ours.keys() == theirs.keys()
-    for name, state in ours.items():
-        for parameter, value in state.items():
-            assert torch.equal(value, theirs[name][parameter]), f"{name}.{parameter}"
-    assert [folder.name for folder in (tmp_path / "store" / "enhancement").iterdir()] == ["1"]
-
+    assert_same_run(tmp_path, unbroken)
     other = TrainRequest(data=drawn_faces, storage=str(tmp_path), name="run", **{**REQUEST, "systems": ("parsing",)})  # type: ignore[arg-type]
     with pytest.raises(RayfaceError, match="checkpoint of enhancement, not of parsing"):
         train(other)

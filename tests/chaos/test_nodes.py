@@ -1,0 +1,50 @@
+"""Machines that die, come back, are taken away with notice, or lose their network, under a run of two workers."""
+
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from tests.chaos.conftest import STEPS, training
+from tests.clusters import RayCluster
+from tests.machines import Machine
+from tests.training.runs import assert_same_run, steps_done, wait_for_step
+
+pytestmark = pytest.mark.chaos
+
+
+def test_a_node_that_dies_and_returns(cluster: RayCluster, unbroken: Path, drawn_faces: str, tmp_path: Path) -> None:
+    cluster.begin("train", *training(drawn_faces, tmp_path))
+    wait_for_step(tmp_path, 15)
+    lost = cluster.machines[2]
+    lost.power_off()
+    time.sleep(5)
+    assert steps_done(tmp_path) < STEPS
+    cluster.start_worker(lost)
+    assert "SUCCEEDED" in cluster.wait_for_job("train")
+    assert_same_run(tmp_path, unbroken)
+
+
+def test_a_node_that_is_taken_with_notice(
+    cluster: RayCluster, unbroken: Path, drawn_faces: str, tmp_path: Path
+) -> None:
+    """A checkpoint is made when the notice comes, and a new node goes on from there."""
+    cluster.start_worker(cluster.machines[3])
+    cluster.begin("train", *training(drawn_faces, tmp_path, "--set", "checkpoint_every=100"))
+    wait_for_step(tmp_path, 5)
+    taken = next(machine for machine in cluster.machines if trains(machine))
+    cluster.drain(taken, seconds=6)
+    time.sleep(6)
+    taken.power_off()
+    assert steps_done(tmp_path) < STEPS
+    assert "SUCCEEDED" in cluster.wait_for_job("train")
+    first = sorted((tmp_path / "run").glob("checkpoint_*/state.pt"))[0]
+    assert 5 <= torch.load(first, weights_only=True)["step"] < 100, "no checkpoint was made for the notice"
+    assert_same_run(tmp_path, unbroken)
+
+
+def trains(machine: Machine) -> bool:
+    """Whether a worker of a run is on it."""
+    return any("RayTrainWorker" in " ".join(psutil.Process(pid).cmdline()) for pid in machine.pids())
