@@ -1,79 +1,165 @@
-"""`rayface apply`: the pipeline over a photo or a folder, in this process."""
+"""`rayface apply`: the pipeline over a photo or a folder, in this process (`apply_pass` has the cluster)."""
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from pyarrow import fs
 
 from rayface.errors import RayfaceError
+from rayface.storage import absolute, open_filesystem, write_bytes
 from rayface.store import ModelStore
 
+if TYPE_CHECKING:
+    from rayface.pipeline import Pipeline
+
 SUFFIXES = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}  # of results
-AS_PNG = (".bmp", ".tif", ".tiff")  # are read, too
+AS_PNG = (".bmp", ".tif", ".tiff", ".jpe", ".jfif")  # are read, too
 UNREAD = (".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".dng", ".cr2", ".nef", ".arw")  # pictures all the same
+
+
+@dataclasses.dataclass(frozen=True)
+class Application:
+    """What is done to every photo, as it was asked for; `prepare` makes it ready.
+
+    `assignments` are `key=value` parameters (strength, faces, boxes, scale; max_output_megapixels, identity_guard,
+    similarity_threshold), `models` are `step=name@version` where a step (or "parse", "identify") takes another model
+    than the one named as its system.
+    """
+
+    steps: Sequence[str]
+    assignments: Sequence[str] = ()
+    models: Sequence[str] = ()
+
+    def chosen_models(self) -> dict[str, str]:
+        return dict(_assignment("--model", text, "enhance=enhancement@2") for text in self.models)
+
+    def settings(self) -> dict[str, str]:
+        return dict(_assignment("--set", text, "strength=0.5") for text in self.assignments)
+
+    def guard(self) -> tuple[str, float | None]:
+        """What the identity guard does, and its threshold where one was given."""
+        values = self.settings()
+        return values.get("identity_guard", "blend"), _threshold(values.get("similarity_threshold"))
+
+    def prepare(self, store: ModelStore, device: str = "cpu") -> "Applied":
+        """Models and parameters. Raises RayfaceError for a bad parameter, an unknown step or model."""
+        from rayface.pipeline import Pipeline
+        from rayface.work import check_params
+
+        values = self.settings()
+        megapixels = _megapixels(values.pop("max_output_megapixels", None))
+        action, threshold = self.guard()
+        params = check_params(
+            {key: value for key, value in values.items() if key not in ("identity_guard", "similarity_threshold")}
+        )
+        pipeline = Pipeline.from_store(
+            store, self.steps, self.chosen_models(), device, identity_guard=action, similarity_threshold=threshold
+        )
+        pipeline.max_output_megapixels = megapixels
+        return Applied(pipeline, list(self.steps), params)
+
+
+@dataclasses.dataclass
+class Applied:
+    """An application with its models loaded."""
+
+    pipeline: "Pipeline"
+    steps: list[str]
+    params: Any
+
+    def one(self, source: str, target: str) -> dict[str, Any]:
+        """Write the result of one photo, whole or not at all, and report it; folders or addresses."""
+        from rayface.imaging.codec import decode, encode
+
+        filesystem, path = open_filesystem(source)
+        with filesystem.open_input_stream(path) as stream:
+            photo = decode(stream.read())
+        result = self.pipeline.process(photo, self.steps, self.params)
+        suffix = PurePosixPath(target).suffix.lower()
+        filesystem, path = open_filesystem(target)
+        write_bytes(encode(result.photo, SUFFIXES[suffix]), path, filesystem)  # type: ignore[arg-type]
+        return {"photo": source, "result": target, **dataclasses.asdict(result.report)}
+
+    def one_of_many(self, source: str, target: str) -> dict[str, Any]:
+        """The same; a photo that cannot be processed is reported as `error`, and does not stop the others.
+
+        Raises RayfaceError where results cannot be written: that would be the same for all of them.
+        """
+        try:
+            return self.one(source, target)
+        except (RayfaceError, OSError) as error:
+            if isinstance(error, RayfaceError) and error.kind == "unwritable":
+                raise
+            return {"photo": source, "error": str(error)}
 
 
 def apply_steps(
     steps: Sequence[str],
-    source: Path,
-    target: Path,
+    source: str,
+    target: str,
     store: ModelStore,
     assignments: Sequence[str] = (),
     models: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run `steps` on a photo, or on every photo of a folder into the folder `target`, and report what was done.
 
-    `assignments` are `key=value` parameters (strength, faces, boxes, scale; max_output_megapixels, identity_guard,
-    similarity_threshold), `models` are `step=name@version` where a step (or "parse", "identify") takes another model
-    than the one named as its system. In a folder, a picture that cannot be processed is listed in the report and does
-    not stop the others; results of BMP and TIFF are PNG, existing results are replaced. Raises RayfaceError for a
-    missing source, an unknown output format or a bad parameter.
+    `assignments`, `models`: see Application. In a folder, a picture that cannot be processed is listed in the report
+    and does not stop the others; results of BMP and TIFF are PNG, existing results are replaced. Raises RayfaceError
+    for a missing source, an unknown output format or a bad parameter.
     """
-    from rayface.pipeline import Pipeline
-    from rayface.work import check_params
-
-    values = dict(_assignment("--set", text, "strength=0.5") for text in assignments)
-    megapixels = _megapixels(values.pop("max_output_megapixels", None))
-    action, threshold = values.pop("identity_guard", "blend"), _threshold(values.pop("similarity_threshold", None))
-    params = check_params(values)
-    chosen = dict(_assignment("--model", text, "enhance=enhancement@2") for text in models)
-    if not source.exists():
-        raise RayfaceError(f"{source} does not exist; give a photo or a folder of photos")
-    if source.is_file() and target.suffix.lower() not in SUFFIXES:
+    application = Application(steps, assignments, models)
+    if is_folder(source):
+        photos = list_photos(source, target)
+        prepared = application.prepare(store)
+        return {"photos": [prepared.one_of_many(*paths(source, target, name)) for name, _ in photos]}
+    if PurePosixPath(target).suffix.lower() not in SUFFIXES:
         raise RayfaceError(f"{target}: the result's name must end in {', '.join(SUFFIXES)}")
-    if source.is_dir() and target.is_file():
+    _check_other(source, target)
+    return {"photos": [application.prepare(store).one(str(source), str(target))]}
+
+
+def is_folder(source: str) -> bool:
+    """Whether it is a folder of photos, not one photo. Raises RayfaceError where there is neither."""
+    filesystem, path = open_filesystem(source)
+    kind = filesystem.get_file_info(path).type
+    if kind == fs.FileType.NotFound:
+        raise RayfaceError(f"{source} does not exist; give a photo or a folder of photos")
+    return bool(kind == fs.FileType.Directory)
+
+
+def list_photos(source: str, target: str) -> list[tuple[str, int]]:
+    """Names (below the folder `source`) and sizes of its pictures, sorted; without what lies in `target`.
+
+    Raises RayfaceError where there are none, and for a target that is the source or a file.
+    """
+    _check_other(source, target)
+    filesystem, root = open_filesystem(source)
+    to_filesystem, to = open_filesystem(target)
+    if to_filesystem.get_file_info(to).type == fs.FileType.File:
         raise RayfaceError(f"{target} is a file; the results of a folder go into a folder")
-    if source.resolve() == target.resolve():
-        raise RayfaceError(f"{target} is the input itself; choose another OUTPUT, so that the originals stay")
-    pipeline = Pipeline.from_store(store, steps, chosen, identity_guard=action, similarity_threshold=threshold)
-    pipeline.max_output_megapixels = megapixels
-    if source.is_file():
-        return {"photos": [_apply_one(pipeline, steps, source, target, params)]}
-    known = (*SUFFIXES, *AS_PNG, *UNREAD)
-    found = (p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in known)
-    photos = sorted(p for p in found if target.resolve() not in p.resolve().parents)
-    if not photos:
+    inside = f"{to}/" if to_filesystem.equals(filesystem) else None
+    found = []
+    for info in filesystem.get_file_info(fs.FileSelector(root, recursive=True)):
+        picture = PurePosixPath(info.path).suffix.lower() in (*SUFFIXES, *AS_PNG, *UNREAD)
+        if picture and info.type == fs.FileType.File and not (inside and info.path.startswith(inside)):
+            found.append((info.path[len(root) :].lstrip("/"), int(info.size or 0)))
+    if not found:
         raise RayfaceError(f"{source} holds no photos ({', '.join((*SUFFIXES, *AS_PNG))})")
-    reports: list[dict[str, Any]] = []
-    for photo in photos:
-        result = target / photo.relative_to(source)
-        if photo.suffix.lower() in AS_PNG:
-            result = result.with_name(f"{result.name}.png")  # a.tif and a.png may lie side by side
-        try:
-            reports.append(_apply_one(pipeline, steps, photo, result, params))
-        except (RayfaceError, OSError) as error:
-            reports.append({"photo": str(photo), "error": str(error)})
-    return {"photos": reports}
+    return sorted(found)
 
 
-def _apply_one(pipeline: Any, steps: Sequence[str], source: Path, target: Path, params: Any) -> dict[str, Any]:
-    from rayface.imaging.codec import decode, encode
-    from rayface.storage import open_filesystem, write_bytes
+def paths(source: str, target: str, name: str) -> tuple[str, str]:
+    """Where a photo of a folder lies, and where its result goes."""
+    # a.tif and a.png may lie side by side
+    result = name if PurePosixPath(name).suffix.lower() in SUFFIXES else f"{name}.png"
+    return f"{str(source).rstrip('/')}/{name}", f"{str(target).rstrip('/')}/{result}"
 
-    result = pipeline.process(decode(source.read_bytes()), steps, params)
-    filesystem, path = open_filesystem(target)
-    write_bytes(encode(result.photo, SUFFIXES[target.suffix.lower()]), path, filesystem)  # type: ignore[arg-type]
-    return {"photo": str(source), "result": str(target), **dataclasses.asdict(result.report)}
+
+def _check_other(source: str, target: str) -> None:
+    if absolute(str(source)).rstrip("/") == absolute(str(target)).rstrip("/"):
+        raise RayfaceError(f"{target} is the input itself; choose another OUTPUT, so that the originals stay")
 
 
 def _megapixels(text: str | None) -> float:

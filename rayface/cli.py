@@ -9,6 +9,7 @@ import typer
 
 from rayface import __version__
 from rayface.data.cli import app as data_app
+from rayface.data.cli import tell
 from rayface.errors import RayfaceError
 from rayface.labelling.cli import label as data_label
 
@@ -126,23 +127,41 @@ def evaluate(
 @app.command()
 def apply(
     steps: Annotated[str, typer.Argument(help="steps separated by commas, for example: enhance")],
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="a photo or a folder of photos")],
-    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="where the result goes")],
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="a photo or a folder of photos; also an address")],
+    target: Annotated[str, typer.Argument(metavar="OUTPUT", help="where the result goes")],
     store: Store = "",
     set_: Set = [],  # noqa: B006
     model: Annotated[list[str], typer.Option(help="step=name@version of another model; may be repeated")] = [],  # noqa: B006
     commercial_only: CommercialOnly = False,
+    workers: Annotated[
+        int,
+        typer.Option(help="a folder by so many processes on the Ray cluster; -1: one a CPU (or GPU); 0: in this one"),
+    ] = 0,
+    gpu: Annotated[bool, typer.Option("--gpu", help="one GPU a process; with --workers")] = False,
 ) -> None:
-    """Change a photo, or every photo of a folder, without a server."""
-    from rayface.apply import apply_steps
+    """Change a photo, or every photo of a folder, without a server.
+
+    With --workers the same command again goes on where a stopped one was; reports lie in OUTPUT/reports.jsonl.
+    """
+    from rayface.apply import Application, apply_steps, is_folder
+    from rayface.apply_pass import apply_to_all
     from rayface.store import open_store
 
     opened = open_store(store or None, commercial_only)
-    report = apply_steps(steps.split(","), source, target, opened, set_, model)
-    print_json(report)
-    failed = sum("error" in photo for photo in report["photos"])
+    words = steps.split(",")
+    if gpu and not workers:
+        raise RayfaceError("--gpu goes with --workers, for example --workers -1")
+    if workers and is_folder(source):
+        count = None if workers < 0 else workers
+        made = apply_to_all(Application(words, set_, model), source, target, opened, count, gpu, commercial_only, tell)
+        print_json(made)
+        failed, of = made["failed"], made["photos"]
+    else:
+        report = apply_steps(words, source, target, opened, set_, model)
+        print_json(report)
+        failed, of = sum("error" in photo for photo in report["photos"]), len(report["photos"])
     if failed:
-        raise RayfaceError(f"{failed} of {len(report['photos'])} photos could not be processed; see their errors above")
+        raise RayfaceError(f"{failed} of {of} photos could not be processed; see their errors in the reports")
 
 
 @models_app.command("list")

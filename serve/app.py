@@ -54,7 +54,7 @@ def compose(settings: Settings) -> Application:
     graph = (_together if settings.layout == "together" else _separate)(settings, refs, side, unguarded)
     in_memory = serve.deployment(
         name="reports",
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0.01},  # with 0 it might lie on a head without CPUs, and end with it
         max_ongoing_requests=1000,
         max_surge_percent=100,  # what it held is gone with it, but nobody waits for the new one
         logging_config=_logging(),

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,13 +28,16 @@ class Bucket:
     def environment(self) -> dict[str, str]:
         return {**KEYS, "AWS_ENDPOINT_URL": f"http://{self.host}:{self.port}"}
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def names(self, prefix: str = "") -> list[str]:
         """The names of what lies in it, sorted."""
         pages = self._client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
         return sorted(item["Key"] for page in pages for item in page.get("Contents", ()))
 
     def read(self, key: str) -> bytes:
         return bytes(self._client().get_object(Bucket=BUCKET, Key=key)["Body"].read())
+
+    def write(self, key: str, content: bytes) -> None:
+        self._client().put_object(Bucket=BUCKET, Key=key, Body=content)
 
     def _client(self) -> Any:
         return boto3.client(
@@ -49,6 +53,8 @@ def bucket(address: str = "127.0.0.1") -> Iterator[Bucket]:
     server.start()
     made = Bucket(address, server.get_host_and_port()[1])
     try:
+        # servers in one process share what they hold
+        urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{made.port}/moto-api/reset", method="POST"))
         made._client().create_bucket(Bucket=BUCKET)
         yield made
     finally:
@@ -79,19 +85,32 @@ class Handler(BaseHTTPRequestHandler):
             super().handle_one_request()
 
     def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.server.fault and self.server.fault(self):
+        body = self._body()
+        if self.server.fault:
             self.server.taken += 1
-            self.close_connection = True
-            return
+            if self.server.fault(self):
+                self.close_connection = True
+                return
+            self.server.taken -= 1
         self.answer(*self.passed_on(body))
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve
 
     def passed_on(self, body: bytes = b"") -> tuple[int, list[tuple[str, str]], bytes]:
         """Status, headers and content that the bucket's server answers with."""
         connection = http.client.HTTPConnection("127.0.0.1", self.server.bucket.port, timeout=30)
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
+        dropped = ("connection", "transfer-encoding", "content-length", "expect")
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
         connection.request(self.command, self.path, body, headers)
         answer = connection.getresponse()
         content = answer.read()

@@ -55,7 +55,7 @@ class RayCluster:
             "--dashboard-host=0.0.0.0", f"--dashboard-port={self.job_port}", f"--temp-dir={self.temporary}",
             f"--ray-client-server-port={self.client_port}", environment=kept if redis else {},
         )  # fmt: skip
-        self._until(lambda: bool(self.get("/api/version")), "head")
+        self.until(lambda: bool(self.get("/api/version")), "head")
 
     def start_worker(self, machine: Machine, cpus: int = 1) -> None:
         before = self.alive()
@@ -63,7 +63,7 @@ class RayCluster:
         # as in KubeRay's pods: what looks for a cluster on the machine would find those of other "machines" too
         joined = {"RAY_ADDRESS": self.address}
         self._start(machine, name, f"--address={self.address}", f"--num-cpus={cpus}", environment=joined)
-        self._until(lambda: len(self.alive() - before) == 1, name)
+        self.until(lambda: len(self.alive() - before) == 1, name)
 
     def _start(self, machine: Machine, log: str, *options: str, environment: Mapping[str, str] | None = None) -> None:
         (agent_port,) = free_ports(1)  # a fixed one clashes where two nodes are on one machine
@@ -136,10 +136,10 @@ class RayCluster:
 
     def wait_for_job(self, name: str, seconds: float = 600) -> str:
         """Its status at the end and what it printed."""
-        self._until(lambda: self.status(name) in ("STOPPED", "SUCCEEDED", "FAILED"), name, seconds)
+        self.until(lambda: self.status(name) in ("STOPPED", "SUCCEEDED", "FAILED"), name, seconds)
         return f"{self.status(name)}\n{self.get(f'/api/jobs/{name}/logs')['logs']}"
 
-    def _until(self, met: Any, what: str, seconds: float = 180) -> None:
+    def until(self, met: Any, what: str, seconds: float = 180) -> None:
         deadline = time.monotonic() + seconds
         while True:
             try:

@@ -35,8 +35,8 @@ def _unknown_to_module(module: str, words: list[str]) -> list[str]:
     package, _, name = module.partition(".")
     if package == "cluster" and name in {"train", "evaluate", "apply"}:
         return _unknown_to_cli([name, *words])
-    if module == "cluster.label":
-        return _unknown_to_cli(["data", "label", *words])
+    if package == "cluster" and name in {"ingest", "label"}:
+        return _unknown_to_cli(["data", name, *words])
     if module in ("tune", "cluster.tune"):
         from tune.__main__ import app
 

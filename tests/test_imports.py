@@ -38,6 +38,7 @@ LAYERS = (
     ("store",),
     ("training", "evaluation", "pipeline", "exchange"),
     ("apply", "labelling"),
+    ("apply_pass",),
     ("cli",),
 )
 WITHOUT_RAY = ("errors", "records", "randomness", "configuration", "imaging", "networks", "pretrained", "compression")

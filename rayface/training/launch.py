@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 FAILURES = 10  # lost workers, nodes and storage that a run survives; nodes that are taken with notice do not count
 
+PAUSES = (10, 30, 60)  # seconds before a run is started again that Ray Train itself has given up
+
 
 def train(request: TrainRequest) -> dict[str, Any]:
     """Train on the Ray cluster this process is connected to (or a new local one); returns models and metrics.
@@ -47,13 +50,6 @@ def train(request: TrainRequest) -> dict[str, Any]:
 
     Raises RayfaceError with the reason when the run cannot start or fails.
     """
-    import ray
-    import ray.train
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    from rayface.training.process_group import RayNetwork
-
     plan = resolve(request)
     splits = {name: training_split(plan, name) for name in plan.request.systems}
     check_storage(plan.request.storage)
@@ -63,22 +59,7 @@ def train(request: TrainRequest) -> dict[str, Any]:
         return train_side_by_side(plan, at_once)
     check_resumable(plan, {name: split.digest for name, split in splits.items()})
     forget_reason(plan.request.run_folder)
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={"plan": plan},
-        torch_config=RayNetwork(),
-        scaling_config=ScalingConfig(**scaling),
-        run_config=RunConfig(
-            name=plan.request.name,
-            storage_path=plan.request.storage,
-            failure_config=FailureConfig(max_failures=FAILURES),
-            checkpoint_config=CheckpointConfig(num_to_keep=3),
-        ),
-    )
-    try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise RayfaceError(_reason(error), kind="training-failed") from error
+    result = _fit(plan, scaling)
     if reason := reason_left(plan.request.run_folder):
         raise RayfaceError(reason, kind="training-failed")
     checkpoint = result.checkpoint
@@ -94,6 +75,36 @@ def train(request: TrainRequest) -> dict[str, Any]:
         "faces": {name: len(split) for name, split in splits.items()},
         "metrics": dict(result.metrics or {}),
     }
+
+
+def _fit(plan: TrainPlan, scaling: Mapping[str, Any]) -> Any:
+    """Ray Train's result. Where its controller fails, as it does when storage is away, the run is started again."""
+    import ray.train
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from rayface.training.process_group import RayNetwork
+
+    for pause in (*PAUSES, None):
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={"plan": plan},
+            torch_config=RayNetwork(),
+            scaling_config=ScalingConfig(**scaling),
+            run_config=RunConfig(
+                name=plan.request.name,
+                storage_path=plan.request.storage,
+                failure_config=FailureConfig(max_failures=FAILURES),
+                checkpoint_config=CheckpointConfig(num_to_keep=3),
+            ),
+        )
+        try:
+            return trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            if pause is None or not isinstance(error, ray.train.ControllerError):
+                raise RayfaceError(_reason(error), kind="training-failed") from error
+            print(f"{error}\nThe run goes on in {pause} s", flush=True)
+            time.sleep(pause)
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -113,6 +124,11 @@ def train_worker(settings: dict[str, Any]) -> None:
     except RayfaceError as error:
         leave_reason(plan.request.run_folder, error)
         raise
+    except OSError as error:
+        if "No space left" not in str(error):
+            raise
+        full = f"{plan.request.storage} is full ({error}): free space there; the same command then goes on"
+        raise RayfaceError(full, kind="unwritable") from error
 
 
 def _train_systems(plan: TrainPlan, workers: Any) -> None:

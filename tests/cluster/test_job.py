@@ -1,86 +1,31 @@
-"""Training by `ray job submit` on a head started as a user starts one."""
+"""Every entry point by `ray job submit` on a head started as a user starts one."""
 
 import json
-import os
-import secrets
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from serve.proxy import free_ports
-
-ROOT = Path(__file__).resolve().parents[2]
-RAY = str(Path(sys.executable).with_name("ray"))
-# A head of our own with a token of its own: whoever reaches a job port without one can run code.
-AUTH = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-# As in an activated environment: the job's `python` is this one.
-PATH = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+from rayface.imaging.codec import decode, encode
+from tests.clusters import RayCluster
+from tests.machines import Machine
+from tests.scenes import scene
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The job address of a `ray start --head`; stopped by its process group, not by `ray stop`, which stops all."""
-    port, client_port, agent_port = free_ports(3)
-    log = tmp_path_factory.mktemp("head") / "log"
-    # sockets want a short path; and a head that is killed must not stay in /tmp/ray as the newest cluster
-    temporary = tempfile.mkdtemp(prefix="rf-")
-    command = [
-        RAY, "start", "--head", "--block", "--port=0", f"--dashboard-port={port}", "--num-cpus=2",
-        f"--ray-client-server-port={client_port}", "--include-dashboard=true", "--disable-usage-stats",
-        "--object-store-memory=200000000", f"--temp-dir={temporary}",
-        f"--dashboard-agent-listen-port={agent_port}",
-    ]  # fmt: skip
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            command, stdout=file, stderr=file, env={**os.environ, **AUTH, **PATH}, start_new_session=True
-        )
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    cluster = RayCluster([Machine("127.0.0.1")], tmp_path_factory.mktemp("head"))
     try:
-        address = f"http://127.0.0.1:{port}"
-        wait_until_up(address, process, log)
-        yield address
+        cluster.start_head(cpus=2)
+        yield cluster
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def wait_until_up(address: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    header = {"Authorization": f"Bearer {AUTH['RAY_AUTH_TOKEN']}"}
-    request = urllib.request.Request(f"{address}/api/version", headers=header)
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            with urllib.request.urlopen(request, timeout=2):
-                return
-        except OSError:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.5)
-
-
-def submit(address: str, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", "python", *command],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-        env={**os.environ, **AUTH},
-    )  # fmt: skip
+        cluster.stop()
 
 
 @pytest.mark.ray
-def test_a_submitted_job_trains_and_saves_its_model(head: str, drawn_faces: str, tmp_path: Path) -> None:
+def test_a_submitted_job_trains_and_saves_its_model(head: RayCluster, drawn_faces: str, tmp_path: Path) -> None:
     arguments = ("--data", drawn_faces, "--preset", "tiny", "--storage", str(tmp_path), "--name", "job")
-    done = submit(head, "-m", "cluster.train", "parsing", *arguments, "--set", "steps=4", "--set", "checkpoint_every=2")
+    done = head.submit("-m", "cluster.train", "parsing", *arguments, "--set", "steps=4", "--set", "checkpoint_every=2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout + done.stderr
     info = json.loads((tmp_path / "store" / "parsing" / "1" / "config.json").read_text())
@@ -90,7 +35,63 @@ def test_a_submitted_job_trains_and_saves_its_model(head: str, drawn_faces: str,
 
 
 @pytest.mark.ray
-def test_a_job_that_cannot_run_fails_with_the_reason(head: str, tmp_path: Path) -> None:
-    done = submit(head, "-m", "cluster.train", "parsing", "--data", str(tmp_path), "--storage", str(tmp_path))
+def test_a_job_that_cannot_run_fails_with_the_reason(head: RayCluster, tmp_path: Path) -> None:
+    done = head.submit("-m", "cluster.train", "parsing", "--data", str(tmp_path), "--storage", str(tmp_path))
     assert done.returncode != 0
     assert "rayface data ingest" in done.stdout + done.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_every_other_entry_point(head: RayCluster, drawn_faces: str, tmp_path: Path) -> None:
+    """Ingest, label, search, evaluate, apply: their results lie where they were asked for."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(3):
+        (photos / f"{number}.png").write_bytes(encode(scene(number), "png"))
+    settings = ("--set", "steps=2", "--set", "global_batch=4", "--set", "sample_every=1000")
+    commands = {
+        "ingest": ("cluster.ingest", str(photos), str(tmp_path / "crops"), "--size", "64"),
+        "label": ("cluster.label", str(photos), str(tmp_path / "labelled"), "--size", "64", "--with", "sharpness"),
+        "tune": (
+            "cluster.tune", "augmentation", "--data", drawn_faces, "--preset", "tiny", "--trials", "2", "--limit", "2",
+            "--storage", str(tmp_path), "--name", "found", *settings,
+        ),
+        "evaluate": (
+            "cluster.evaluate", "parsing", "--data", drawn_faces, "--limit", "4",
+            "--output", str(tmp_path / "report.json"),
+        ),
+        "apply": ("cluster.apply", "enhance", str(photos), str(tmp_path / "out")),
+    }  # fmt: skip
+    for name, command in commands.items():
+        done = head.submit("-m", *command)
+        assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+    for folder in ("crops", "labelled"):
+        assert json.loads((tmp_path / folder / "dataset.json").read_text())["faces"] == 3
+    assert len(json.loads((tmp_path / "found" / "pareto.json").read_text())["trials"]) == 2
+    assert json.loads((tmp_path / "report.json").read_text())["model"]
+    lines = (tmp_path / "out" / "reports.jsonl").read_text().splitlines()
+    assert [Path(json.loads(line)["photo"]).name for line in lines] == ["0.png", "1.png", "2.png"]
+    assert decode((tmp_path / "out" / "0.png").read_bytes()).shape == scene(0).shape
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_job_is_followed_and_stopped_and_goes_on(head: RayCluster, drawn_faces: str, tmp_path: Path) -> None:
+    command = (
+        "-m", "cluster.train", "parsing", "--data", drawn_faces, "--preset", "tiny", "--storage", str(tmp_path),
+        "--name", "run", "--set", "steps=400", "--set", "checkpoint_every=20",
+    )  # fmt: skip
+    head.begin("stopped", *command)
+    lines = tmp_path / "run" / "parsing" / "metrics.jsonl"
+    head.until(lambda: lines.exists() and len(lines.read_text().splitlines()) > 40, "40 steps")
+    assert head.ray("job", "stop", "stopped").returncode == 0
+    assert head.status("stopped") == "STOPPED"
+    assert "[parsing] step" in head.ray("job", "logs", "stopped").stdout
+    assert not (tmp_path / "store" / "parsing").exists()
+    head.begin("goes-on", *command)
+    followed = head.ray("job", "logs", "goes-on", "--follow")
+    assert '"models"' in followed.stdout
+    assert head.status("goes-on") == "SUCCEEDED"
+    steps = [json.loads(line)["step"] for line in lines.read_text().splitlines()]
+    assert steps == sorted(set(steps))

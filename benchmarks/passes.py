@@ -1,0 +1,126 @@
+"""Are the passes of `rayface data label` and `rayface apply` flat in memory, at once, ten and a hundred times the data?
+
+    python -m benchmarks.passes label --records 2000 20000 200000 --out DIR
+    python -m benchmarks.passes apply --records 2000 20000 200000 --out DIR
+
+Records are drawn: `label` measures sharpness of drawn faces of 32 px (the pass itself, not the networks, is asked),
+`apply` enlarges drawn faces of 32 px, whose files are hard links to 200 different ones. Prints for each size records
+per second and the most memory that the driver and its cluster held (proportional set size, sampled every half second;
+the object store counts), a fresh cluster each time.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+DIFFERENT = 200  # drawn pictures of `apply`
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", choices=("label", "apply"))
+    parser.add_argument("--records", type=int, nargs="+", default=[2000, 20_000, 200_000])
+    parser.add_argument("--out", required=True)
+    arguments = parser.parse_args()
+    for records in arguments.records:
+        folder = Path(arguments.out, f"{arguments.work}-{records}")
+        command = (label if arguments.work == "label" else apply)(folder, records)
+        print(json.dumps({"work": arguments.work, "records": records, **measured(command, records)}), flush=True)
+
+
+def label(folder: Path, records: int) -> list[str]:
+    """The command over `records` drawn faces, which are made first."""
+    if not (folder / "drawn" / "dataset.json").exists():
+        rayface("data", "synth", str(folder / "drawn"), "--count", str(records), "--size", "32")
+    # no face is anybody's duplicate: drawn faces are as alike as that
+    return [
+        "data",
+        "label",
+        str(folder / "drawn"),
+        str(folder / "labelled"),
+        "--with",
+        "sharpness",
+        "--duplicates",
+        "keep",
+    ]
+
+
+def apply(folder: Path, records: int) -> list[str]:
+    """The command over `records` drawn pictures, which are made first."""
+    from rayface.data.dataset import FaceDataset
+    from rayface.imaging.codec import encode
+
+    drawn, photos = folder.parent / "drawn", folder / "photos"
+    if not (drawn / "dataset.json").exists():
+        rayface("data", "synth", str(drawn), "--count", str(DIFFERENT), "--size", "32")
+    images = FaceDataset(str(drawn)).batch(range(DIFFERENT), ("image",))["image"]
+    pictures = [encode(image, "jpeg") for image in images]
+    for number in range(records):
+        path = photos / f"{number // 1000:04d}" / f"{number:07d}.jpg"
+        if path.exists():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        first = photos / "0000" / f"{number % DIFFERENT:07d}.jpg"
+        if number < DIFFERENT:
+            path.write_bytes(pictures[number])
+        else:
+            os.link(first, path)
+    return ["apply", "upscale", str(photos), str(folder / "large"), "--workers", "-1"]
+
+
+def measured(command: list[str], records: int) -> dict[str, float]:
+    """Seconds, records per second and the most memory (MB) of a rayface command and all that it starts."""
+    began = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", "rayface.cli", *command], stdout=subprocess.DEVNULL)
+    most = Most(process.pid)
+    most.start()
+    if process.wait():
+        raise SystemExit(f"rayface {' '.join(command)} failed")
+    most.join()
+    seconds = time.monotonic() - began
+    return {
+        "seconds": round(seconds, 1), "records_per_second": round(records / seconds, 1),
+        "driver_mb": round(most.driver / 1e6), "all_mb": round(most.everything / 1e6),
+    }  # fmt: skip
+
+
+class Most(threading.Thread):
+    """The most memory of a process, and of it with all that it started, while it lives."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.process = psutil.Process(pid)
+        self.driver = self.everything = 0
+
+    def run(self) -> None:
+        while self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE:
+            try:
+                own = held(self.process)
+                self.driver = max(self.driver, own)
+                self.everything = max(self.everything, own + sum(map(held, self.process.children(recursive=True))))
+            except psutil.NoSuchProcess:
+                return
+            time.sleep(0.5)
+
+
+def held(process: psutil.Process) -> int:
+    """Proportional set size, bytes; 0 for a process that has just ended."""
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.Error:
+        return 0
+
+
+def rayface(*command: str) -> None:
+    subprocess.run([sys.executable, "-m", "rayface.cli", *command], check=True, stdout=subprocess.DEVNULL)
+
+
+if __name__ == "__main__":
+    main()
