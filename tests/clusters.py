@@ -38,6 +38,7 @@ class RayCluster:
         }  # fmt: skip
         # sockets want a short path; and a head that is killed must not stay in /tmp/ray as the newest cluster
         self.temporary = tempfile.mkdtemp(prefix="rf-")
+        self.ids: set[str] = set()  # of all nodes that ever were
 
     @property
     def address(self) -> str:
@@ -49,21 +50,23 @@ class RayCluster:
 
     def start_head(self, cpus: int = 0, redis: str = "") -> None:
         """`redis` (host:port) keeps the cluster's state beyond the head."""
+        before = self.ids
         kept = {"RAY_REDIS_ADDRESS": redis, "RAY_external_storage_namespace": Path(self.temporary).name}
         self._start(
             self.machines[0], "head", "--head", f"--port={self.port}", f"--num-cpus={cpus}", "--include-dashboard=true",
             "--dashboard-host=0.0.0.0", f"--dashboard-port={self.job_port}", f"--temp-dir={self.temporary}",
             f"--ray-client-server-port={self.client_port}", environment=kept if redis else {},
         )  # fmt: skip
-        self.until(lambda: bool(self.get("/api/version")), "head")
+        # the list of nodes comes later than the first answer, and a head of before may still stand there
+        self.until(lambda: len(self.alive() - before) == 1, "head")
+        self.ids |= self.alive()
 
     def start_worker(self, machine: Machine, cpus: int = 1) -> None:
-        before = self.alive()
+        before = self.ids
         name = f"worker-{self.machines.index(machine)}"
-        # as in KubeRay's pods: what looks for a cluster on the machine would find those of other "machines" too
-        joined = {"RAY_ADDRESS": self.address}
-        self._start(machine, name, f"--address={self.address}", f"--num-cpus={cpus}", environment=joined)
+        self._start(machine, name, f"--address={self.address}", f"--num-cpus={cpus}")
         self.until(lambda: len(self.alive() - before) == 1, name)
+        self.ids |= self.alive()
 
     def _start(self, machine: Machine, log: str, *options: str, environment: Mapping[str, str] | None = None) -> None:
         (agent_port,) = free_ports(1)  # a fixed one clashes where two nodes are on one machine
@@ -71,7 +74,7 @@ class RayCluster:
             RAY, "start", "--block", "--disable-usage-stats", f"--node-ip-address={machine.address}",
             "--object-store-memory=200000000", f"--dashboard-agent-listen-port={agent_port}", *options,
         ]  # fmt: skip
-        machine.start(command, {**self.environment, **(environment or {})}, self.logs / log)
+        machine.start(command, {**self.environment, **(environment or {})}, self.logs / log, Path(self.temporary))
 
     def alive(self) -> set[str]:
         """Ids of the nodes that are up; none where the head does not answer."""
@@ -156,6 +159,9 @@ class RayCluster:
         """By killing the machines' processes, not by `ray stop`, which stops every cluster."""
         for machine in self.machines:
             machine.power_off()
-        for session in Path(self.temporary).glob("session_2*"):  # to be read when a test has failed
-            shutil.copytree(session / "logs", self.logs / session.name, symlinks=True)
+        for number, machine in enumerate(self.machines):
+            folder = machine.folder(Path(self.temporary))
+            for session in folder.glob("session_2*"):  # to be read when a test has failed
+                shutil.copytree(session / "logs", self.logs / f"{number}-{session.name}", symlinks=True)
+            shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(self.temporary, ignore_errors=True)

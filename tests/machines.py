@@ -1,7 +1,7 @@
 """Machines for a cluster of tests: network namespaces where this user may make them, else this machine several times.
 
-A namespace has an address, ports and a loopback of its own, so processes in two of them meet as on two hosts. Files
-are shared, as if every machine had the same folder mounted.
+A namespace has an address, ports, a loopback, processes and a folder of its own, so programs in two of them meet as on
+two hosts. All other files are shared, as if every machine had them mounted.
 """
 
 import contextlib
@@ -24,16 +24,29 @@ class Machine:
     link: str = ""  # its end of the cable, on this machine
     started: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
-    def start(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> "subprocess.Popen[bytes]":
-        """A process on this machine; its output goes to the end of `log`."""
-        inside = ("ip", "netns", "exec", self.namespace) if self.namespace else ()
+    def start(
+        self, command: Sequence[str], environment: Mapping[str, str], log: Path, own: Path
+    ) -> "subprocess.Popen[bytes]":
+        """A process on this machine; its output goes to the end of `log`. The folder `own` is another on each."""
+        if self.namespace:
+            # processes of its own, too: Ray looks through /proc for clusters that already run on a machine
+            alone = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+            mounted = ("sh", "-c", 'mount --bind "$0" "$1" && shift && exec "$@"', str(self.folder(own)), str(own))
+            command = ["ip", "netns", "exec", self.namespace, *alone, *mounted, *command]
         with log.open("ab") as file:
             process = subprocess.Popen(
-                [*inside, *command], env={**os.environ, **environment}, stdout=file, stderr=file,
-                start_new_session=True,
-            )  # fmt: skip
+                command, env={**os.environ, **environment}, stdout=file, stderr=file, start_new_session=True
+            )
         self.started.append(process)
         return process
+
+    def folder(self, own: Path) -> Path:
+        """Where this machine's folder `own` lies for everybody else."""
+        if not self.namespace:
+            return own
+        folder = own.with_name(f"{own.name}-{self.namespace}")
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def pids(self) -> list[int]:
         """All that runs on it."""

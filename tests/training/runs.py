@@ -19,20 +19,15 @@ def losses(logs: Path) -> list[dict[str, float]]:
 
 def torchrun(processes: int, data: str, logs: Path, *overrides: str) -> None:
     options = [part for item in overrides for part in ("--set", item)]
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)),
-        *(
-            "benchmarks/torchrun_train.py",
-            "enhancement",
-            "--data",
-            data,
-            "--out",
-            str(logs),
-            "--preset",
-            "tiny",
-        ),
-    ]
-    subprocess.run([*command, *options], cwd=ROOT, check=True, capture_output=True, timeout=300)
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+            "benchmarks/torchrun_train.py", "enhancement", "--data", data, "--out", str(logs), "--preset", "tiny",
+            *options,
+        ],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def steps_done(storage: Path) -> int:

@@ -185,6 +185,21 @@ def test_a_step_of_such_gradients_may_be_skipped(drawn_faces: str, tmp_path: Pat
     assert len(list(tmp_path.glob("*.pt"))) == 2
 
 
+def test_a_notice_makes_one_checkpoint_between_the_others(drawn_faces: str) -> None:
+    """The preemption itself is in tests/chaos/test_nodes.py; this is where its checkpoint lies."""
+
+    class Leaving(Workers):
+        def node_leaves(self) -> bool:
+            return True
+
+    system = get_system("parsing")
+    config = resolve_config(system, "tiny", ["steps=16", "checkpoint_every=7"])
+    training = Training.start(system, config, Leaving(0, 1, torch.device("cpu"), "solo"))
+    seen: list[int] = []
+    run(training, dataset_for(system, config, drawn_faces), lambda step, *_: seen.append(step))
+    assert seen == [5, 7, 14, 16]
+
+
 def test_a_run_that_can_only_skip_stops(drawn_faces: str, tmp_path: Path) -> None:
     training = poisoned(tuple(range(30)), "on_nan=skip", "steps=30")
     dataset = dataset_for(training.system, training.config, drawn_faces)
