@@ -18,8 +18,10 @@ def _controller_space() -> dict[str, Any]:
     from ray import tune
 
     return {
-        "adaptation.low": tune.uniform(0.1, 0.5),
-        "adaptation.high": tune.uniform(0.55, 0.95),
+        "adaptation.low": tune.uniform(0.0, 0.04),
+        "adaptation.high": tune.uniform(0.05, 0.5),
+        "adaptation.least": tune.uniform(0.25, 1.0),
+        "adaptation.most": tune.uniform(1.1, 2.0),
         "adaptation.gain": tune.loguniform(0.03, 0.4),
         "adaptation.every": tune.choice([25, 50, 100]),
     }
@@ -53,7 +55,16 @@ CONTROLLER = Search(
     name="adaptation",
     system="enhancement",
     space=_controller_space,
-    known=({"adaptation.low": 0.4, "adaptation.high": 0.7, "adaptation.gain": 0.1, "adaptation.every": 50},),
+    known=(
+        {
+            "adaptation.low": 0.0,
+            "adaptation.high": 0.05,
+            "adaptation.least": 1.0,
+            "adaptation.most": 1.3,
+            "adaptation.gain": 0.1,
+            "adaptation.every": 25,
+        },
+    ),
     objectives=OBJECTIVES,
     metrics=_metrics,
     score="psnr_mean",

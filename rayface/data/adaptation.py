@@ -26,11 +26,13 @@ class AdaptationConfig:
     """After each round of `every` steps a type whose factor is above `high` gets stronger, one below `low` weaker."""
 
     every: int = 0  # steps of a round; 0: the coefficients stay as they are
-    low: float = 0.4
-    high: float = 0.7
+    # Factors of a discriminator that has seen some thousand pictures lie between 0 and 0.3, and strengths that shrink
+    # cost quality on hard inputs (docs/compression.md).
+    low: float = 0.0
+    high: float = 0.05
     gain: float = 0.1  # share by which a strength grows or shrinks in a round
-    least: float = 0.25  # strengths stay between these
-    most: float = MAX_STRENGTH
+    least: float = 1.0  # strengths shrink and grow no further than these
+    most: float = 1.3
     margin: float = (
         0.1  # where clear and degraded are no further apart the discriminator cannot tell, and nothing changes
     )
@@ -85,9 +87,17 @@ def adapt(controller: MutableMapping[str, float], config: AdaptationConfig, degr
             continue
         controller[f"factor/{kind}"] = value
         if kind in now and now[kind] > 0:  # a type that is switched off stays off
-            change = 1 + config.gain if value > config.high else 1 / (1 + config.gain) if value < config.low else 1.0
-            now[kind] = min(max(now[kind] * change, config.least), config.most)
+            now[kind] = _changed(now[kind], value, config)
     controller.update({f"strength/{kind}": strength for kind, strength in now.items()})
+
+
+def _changed(strength: float, factor: float, config: AdaptationConfig) -> float:
+    """One that was set beyond `least` or `most` by hand does not move further away from them."""
+    if factor > config.high:
+        return max(strength, min(strength * (1 + config.gain), config.most))
+    if factor < config.low:
+        return min(strength, max(strength / (1 + config.gain), config.least))
+    return strength
 
 
 def _factor(sums: Mapping[str, float], kind: str, margin: float) -> float | None:

@@ -51,7 +51,7 @@ def test_every_other_entry_point(head: RayCluster, drawn_faces: str, tmp_path: P
         (photos / f"{number}.png").write_bytes(encode(scene(number), "png"))
     settings = ("--set", "steps=2", "--set", "global_batch=4", "--set", "sample_every=1000")
     commands = {
-        "ingest": ("cluster.ingest", str(photos), str(tmp_path / "crops"), "--size", "64"),
+        "ingest": ("cluster.ingest", str(photos), str(tmp_path / "crops"), "--format", "folder", "--size", "64"),
         "label": ("cluster.label", str(photos), str(tmp_path / "labelled"), "--size", "64", "--with", "sharpness"),
         "tune": (
             "cluster.tune", "augmentation", "--data", drawn_faces, "--preset", "tiny", "--trials", "2", "--limit", "2",

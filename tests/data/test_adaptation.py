@@ -11,7 +11,7 @@ from rayface.data.degradation import PRESETS, TYPES, DegradationConfig, degrade,
 from rayface.errors import RayfaceError
 from rayface.randomness import generator
 
-CONFIG = AdaptationConfig(every=10)
+CONFIG = AdaptationConfig(every=10, low=0.4, high=0.7, least=0.25, most=2.0)
 
 
 def round_of(clear: float, enhanced: float, degraded: float, severity: torch.Tensor | None = None) -> dict[str, float]:
@@ -71,6 +71,14 @@ def test_strengths_stay_in_their_bounds(values: list[float], rounds: int) -> Non
         controller |= round_of(*values)
         adapt(controller, CONFIG, DegradationConfig())
         assert all(CONFIG.least <= controller[f"strength/{kind}"] <= CONFIG.most for kind in TYPES)
+
+
+@pytest.mark.parametrize(("enhanced", "strength", "becomes"), [(0.9, 1.9, 1.9), (0.5, 1.9, 1.9), (0.1, 0.5, 0.5)])
+def test_a_strength_beyond_the_bounds_stays_where_it_was_set(enhanced: float, strength: float, becomes: float) -> None:
+    controller = round_of(2.0, 2 * enhanced - 2 * (1 - enhanced), -2.0)
+    config = AdaptationConfig(every=10, low=0.4, high=0.7, least=1.0, most=1.3)
+    adapt(controller, config, DegradationConfig().with_strengths({"blur": strength}))
+    assert controller["strength/blur"] == pytest.approx(becomes)
 
 
 def test_a_discriminator_that_cannot_tell_changes_nothing() -> None:
