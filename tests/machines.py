@@ -126,6 +126,7 @@ def _plugged_in(namespace: str, link: str, address: str, bridge: str) -> Machine
     ip("link", "set", link, "master", bridge, "up")
     for words in (
         ("address", "add", f"{address}/24", "dev", "eth0"), ("link", "set", "eth0", "up"), ("link", "set", "lo", "up"),
+        ("route", "add", "default", "via", f"{address.rpartition('.')[0]}.254"),
     ):  # fmt: skip
         ip("-netns", namespace, *words)
     return Machine(address, namespace, link)
