@@ -22,7 +22,6 @@ def connect(quiet: bool = False, environment: Mapping[str, str] | None = None) -
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         address = "local"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from serve.proxy import free_ports
-from tests.machines import Machine
+from tests.machines import Machine, as_typed
 
 ROOT = Path(__file__).resolve().parents[1]
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -33,7 +33,6 @@ class RayCluster:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         self.environment = {
             "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "PATH": path,
-            "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1",  # as on a cluster; tests/conftest.py switches it off
             **(environment or {}),
         }  # fmt: skip
         # sockets want a short path; and a head that is killed must not stay in /tmp/ray as the newest cluster
@@ -99,7 +98,7 @@ class RayCluster:
                 "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot",
                 f"--deadline-remaining-seconds={seconds}",
             ],
-            capture_output=True, text=True, env={**os.environ, **self.environment},
+            capture_output=True, text=True, env=as_typed(self.environment),
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -130,7 +129,7 @@ class RayCluster:
         group, command, *rest = words
         return subprocess.run(
             [RAY, group, command, "--address", self.jobs, *rest], cwd=ROOT, capture_output=True, text=True,
-            timeout=timeout, env={**os.environ, **self.environment},
+            timeout=timeout, env=as_typed(self.environment),
         )  # fmt: skip
 
     def status(self, name: str) -> str:

@@ -35,7 +35,7 @@ class Machine:
             command = ["ip", "netns", "exec", self.namespace, *alone, *mounted, *command]
         with log.open("ab") as file:
             process = subprocess.Popen(
-                command, env={**os.environ, **environment}, stdout=file, stderr=file, start_new_session=True
+                command, env=as_typed(environment), stdout=file, stderr=file, start_new_session=True
             )
         self.started.append(process)
         return process
@@ -75,6 +75,12 @@ class Machine:
 
     def plug(self) -> None:
         ip("link", "set", self.link, "up")
+
+
+def as_typed(environment: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with more, without what tests/conftest.py sets for clusters within pytest."""
+    held = {name: value for name, value in os.environ.items() if not name.startswith("RAY_TRAIN_")}
+    return {**held, **environment}
 
 
 def ip(*words: str) -> None:

@@ -85,6 +85,10 @@ def _fit(plan: TrainPlan, scaling: Mapping[str, Any]) -> Any:
 
     from rayface.training.process_group import RayNetwork
 
+    # A group of fixed size may wait for machines with GPUs to be started. An elastic one that waits for a node that has
+    # just died is to look again what there is.
+    least, most = plan.request.workers
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300" if least == most else "60")
     for pause in (*PAUSES, None):
         trainer = TorchTrainer(
             train_worker,

@@ -55,7 +55,7 @@ def test_an_elastic_group_shrinks_and_grows(cluster: RayCluster, drawn_faces: st
     lost = cluster.machines[2]
     lost.power_off()
     before = steps_done(tmp_path)
-    cluster.until(lambda: steps_done(tmp_path) > before + 30, "steps without the node")
+    cluster.until(lambda: steps_done(tmp_path) > before + 30, "steps without the node", 300)
     cluster.start_worker(lost)
     told = cluster.wait_for_job("train")
     assert "SUCCEEDED" in told
