@@ -1,14 +1,16 @@
 """`rayface apply`: the pipeline over a photo or a folder, in this process (`apply_pass` has the cluster)."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from pyarrow import fs
 
 from rayface.errors import RayfaceError
-from rayface.storage import absolute, open_filesystem, write_bytes
+from rayface.storage import open_filesystem, write_bytes
 from rayface.store import ModelStore
 
 if TYPE_CHECKING:
@@ -85,14 +87,18 @@ class Applied:
     def one_of_many(self, source: str, target: str) -> dict[str, Any]:
         """The same; a photo that cannot be processed is reported as `error`, and does not stop the others.
 
-        Raises RayfaceError where results cannot be written: that would be the same for all of them.
+        Raises RayfaceError where the storage fails: that would be the same for all of them.
         """
         try:
             return self.one(source, target)
-        except (RayfaceError, OSError) as error:
-            if isinstance(error, RayfaceError) and error.kind == "unwritable":
+        except (RayfaceError, FileNotFoundError, PermissionError) as error:
+            if isinstance(error, RayfaceError) and error.kind in ("unwritable", "bad-address"):
                 raise
             return {"photo": source, "error": str(error)}
+        except OSError as error:
+            raise RayfaceError(
+                f"{source} cannot be read ({error}); start again when the storage answers", kind="unreadable"
+            ) from error
 
 
 def apply_steps(
@@ -139,7 +145,9 @@ def list_photos(source: str, target: str) -> list[tuple[str, int]]:
     to_filesystem, to = open_filesystem(target)
     if to_filesystem.get_file_info(to).type == fs.FileType.File:
         raise RayfaceError(f"{target} is a file; the results of a folder go into a folder")
-    inside = f"{to}/" if to_filesystem.equals(filesystem) else None
+    root, to = _real(filesystem, root), _real(to_filesystem, to)
+    below = filesystem.type_name == to_filesystem.type_name and to.startswith(f"{root}/")
+    inside = f"{to}/" if below else None
     found = []
     for info in filesystem.get_file_info(fs.FileSelector(root, recursive=True)):
         picture = PurePosixPath(info.path).suffix.lower() in (*SUFFIXES, *AS_PNG, *UNREAD)
@@ -154,11 +162,21 @@ def paths(source: str, target: str, name: str) -> tuple[str, str]:
     """Where a photo of a folder lies, and where its result goes."""
     # a.tif and a.png may lie side by side
     result = name if PurePosixPath(name).suffix.lower() in SUFFIXES else f"{name}.png"
-    return f"{str(source).rstrip('/')}/{name}", f"{str(target).rstrip('/')}/{result}"
+    return _below(str(source), name), _below(str(target), result)
+
+
+def _below(folder: str, name: str) -> str:
+    return f"{folder.rstrip('/')}/{quote(name) if '://' in folder else name}"  # an address is read as a URI
+
+
+def _real(filesystem: fs.FileSystem, path: str) -> str:
+    """Of a local path the one without symbolic links."""
+    return os.path.realpath(path) if filesystem.type_name == "local" else path
 
 
 def _check_other(source: str, target: str) -> None:
-    if absolute(str(source)).rstrip("/") == absolute(str(target)).rstrip("/"):
+    (a, of_a), (b, of_b) = open_filesystem(source), open_filesystem(target)
+    if a.type_name == b.type_name and _real(a, of_a) == _real(b, of_b):
         raise RayfaceError(f"{target} is the input itself; choose another OUTPUT, so that the originals stay")
 
 

@@ -49,7 +49,7 @@ def apply_to_all(
     pinned = pinned_models(application, store)
     plan = {
         "source": _digest(photos), "photos": len(photos), "steps": list(application.steps),
-        "settings": application.settings(), "models": pinned,
+        "settings": application.settings(), "models": pinned, "store": storage.absolute(store.uri),
     }  # fmt: skip
     application.prepare(store)  # what is wrong with it is said before anything starts
     filesystem, folder = storage.open_filesystem(target)
@@ -73,8 +73,17 @@ def apply_to_all(
     if todo:
         total = sum(len(chunks[chunk["chunk"]]) for chunk in todo)
         run_pass(Applier, todo, total, "photos", tell, workers, gpu)
-    counts = _gather(filesystem, folder, list(chunks))
-    filesystem.delete_dir(progress)
+    try:
+        counts = _gather(filesystem, folder, list(chunks))
+        for name in chunks:  # the plan last: reports without one would be taken for those of another pass
+            filesystem.delete_file(f"{progress}/{name}")
+        filesystem.delete_dir(progress)
+    except OSError as error:
+        raise RayfaceError(
+            f"the reports in {target} cannot be put together ({error}); OUTPUT must be a folder that all nodes share, "
+            "with room; the same command goes on",
+            kind="unwritable",
+        ) from error
     return {**counts, "reports": f"{target}/{REPORTS}", "seconds": round(time.monotonic() - began, 2)}
 
 
@@ -92,8 +101,10 @@ def pinned_models(application: Application, store: ModelStore) -> dict[str, str]
 
 
 def _pinned(store: ModelStore, ref: str) -> str:
-    if "/" in ref or ":" in ref:
+    if ":" in ref:
         return ref
+    if "/" in ref:  # a model's folder; workers run in others
+        return storage.absolute(ref)
     info = store.info(ref)
     return f"{info['name']}@{info['version']}"
 

@@ -74,6 +74,11 @@ class FaultyServer(ThreadingHTTPServer):
         self.bucket = bucket
         self.fault: Fault | None = None
         self.taken = 0  # requests that the fault took
+        self._lock = threading.Lock()
+
+    def count(self) -> None:
+        with self._lock:
+            self.taken += 1
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -86,12 +91,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self._body()
-        if self.server.fault:
-            self.server.taken += 1
-            if self.server.fault(self):
-                self.close_connection = True
-                return
-            self.server.taken -= 1
+        if self.server.fault and self.server.fault(self):
+            self.close_connection = True
+            return
         self.answer(*self.passed_on(body))
 
     def _body(self) -> bytes:
@@ -144,11 +146,13 @@ def faulty(bucket: Bucket) -> Iterator[tuple[Bucket, FaultyServer]]:
 
 def refuse(handler: Handler) -> bool:
     """The connection is closed without an answer."""
+    handler.server.count()
     return True
 
 
 def hang(handler: Handler) -> bool:
     """No answer, for longer than anybody waits."""
+    handler.server.count()
     time.sleep(30)
     return True
 
@@ -159,6 +163,7 @@ def half(part: str) -> Fault:
     def fault(handler: Handler) -> bool:
         if handler.command != "GET" or part not in handler.path:
             return False
+        handler.server.count()
         status, headers, content = handler.passed_on()
         handler.send_response_only(status)
         for name, value in headers:

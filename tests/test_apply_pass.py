@@ -85,3 +85,20 @@ def test_what_cannot_be_done_is_said_before_anything_starts(store: ModelStore, p
         with pytest.raises(RayfaceError, match=message):
             apply_to_all(Application(steps, settings, models), str(photos), str(tmp_path / "out"), store)
     assert not (tmp_path / "out").exists()
+
+
+def test_addresses_hold_any_name_and_links_are_followed(store: ModelStore, tmp_path: Path) -> None:
+    from rayface.apply import apply_steps
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "ä b#1?%41.png").write_bytes(encode(scene(0), "png"))
+    (report,) = apply_steps(["upscale"], f"file://{photos}", f"file://{tmp_path}/photos/out", store)["photos"]
+    assert "error" not in report
+    assert (photos / "out" / "ä b#1?%41.png").exists()
+    assert len(apply_steps(["upscale"], str(photos), str(photos / "out"), store)["photos"]) == 1, "not its own results"
+    assert len(apply_steps(["upscale"], str(photos), str(tmp_path), store)["photos"]) == 2, "a folder above the photos"
+    (tmp_path / "link").symlink_to(photos)
+    for same in (tmp_path / "link", f"file://{photos}"):
+        with pytest.raises(RayfaceError, match="the input itself"):
+            apply_steps(["upscale"], str(photos), str(same), store)

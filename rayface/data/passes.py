@@ -76,7 +76,8 @@ def run_pass(
     if isinstance(work, type):
         units = ray.cluster_resources().get("GPU" if gpu else "CPU", 0)
         if units < 1:
-            raise RayfaceError("The Ray cluster has no GPU; leave --gpu out, or add a node with one.", kind="no-gpu")
+            missing = "GPU; leave --gpu out" if gpu else "CPU for work (the head has none)"
+            raise RayfaceError(f"The Ray cluster has no {missing}, or add a node with one.", kind="no-gpu")
         size = max(1, min(workers or int(units), int(units), len(chunks)))
         pool = ray.data.ActorPoolStrategy(size=size)
         results = rows.map(work, compute=pool, num_cpus=1, num_gpus=1 if gpu else None)

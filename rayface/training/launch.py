@@ -104,8 +104,8 @@ def _fit(plan: TrainPlan, scaling: Mapping[str, Any]) -> Any:
         )
         try:
             return trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            if pause is None or not isinstance(error, ray.train.ControllerError):
+        except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
+            if pause is None or isinstance(error, ray.train.WorkerGroupError):
                 raise RayfaceError(_reason(error), kind="training-failed") from error
             print(f"{error}\nThe run goes on in {pause} s", flush=True)
             time.sleep(pause)
@@ -131,7 +131,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     except OSError as error:
         if "No space left" not in str(error):
             raise
-        full = f"{plan.request.storage} is full ({error}): free space there; the same command then goes on"
+        full = f"a disk is full ({error}): free space there; the same command then goes on"
         raise RayfaceError(full, kind="unwritable") from error
 
 

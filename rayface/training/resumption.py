@@ -71,7 +71,8 @@ def _first_whole(filesystem: fs.FileSystem, paths: Sequence[str], into: Path) ->
             print(f"checkpoint {fault}; going on from the older {path}", flush=True)
         return path
     raise RayfaceError(
-        f"no checkpoint of this run can be read ({'; '.join(faults)}); choose another --name to start anew"
+        f"no checkpoint of this run can be read ({'; '.join(faults)}); choose another --name to start anew",
+        kind="unreadable",
     )
 
 

@@ -12,16 +12,18 @@ from rayface.errors import RayfaceError
 from rayface.storage import open_filesystem, write_bytes
 
 FAILURE_FILE = "failure.json"
-# Kinds of storage that fails, which may answer again a moment later.
-PASSING = {"unwritable", "unreadable", "broken-dataset", "download-failed"}
+# Kinds of errors that do not come from storage, which may answer again a moment later.
+LASTING = {"bad-request", "missing-column", "empty-dataset", "schema-mismatch", "bad-labels"}
 
 
 def leave_reason(run_folder: str, error: RayfaceError) -> None:
-    """Keep the reason of a fault that is no passing one; on any rank."""
-    if error.kind in PASSING:
+    """Keep the reason of a fault that every retry would meet; on any rank. The first one stays."""
+    if error.kind not in LASTING:
         return
     filesystem, folder = open_filesystem(run_folder)
-    with contextlib.suppress(RayfaceError):  # storage that cannot be written either: Ray retries
+    with contextlib.suppress(RayfaceError, OSError):  # storage that fails as well: Ray retries
+        if reason_left(run_folder):
+            return
         write_bytes(json.dumps({"reason": str(error)}).encode(), f"{folder}/{FAILURE_FILE}", filesystem)
 
 

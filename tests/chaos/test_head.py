@@ -20,7 +20,7 @@ from tests.machines import Machine, address_of_this_machine, machines, namespace
 from tests.scenes import scene
 from tests.training.runs import assert_same_run, steps_done, wait_for_step
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture

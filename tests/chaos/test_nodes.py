@@ -15,7 +15,7 @@ from tests.clusters import RayCluster
 from tests.machines import Machine
 from tests.training.runs import assert_same_run, losses, steps_done, wait_for_step
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 
 
 def test_a_node_that_dies_and_returns(cluster: RayCluster, unbroken: Path, drawn_faces: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def test_everything_in_a_bucket(tmp_path: Path) -> None:
     """Draw faces, train (stopped and resumed), evaluate, apply: nothing but the bucket is shared."""
     with bucket() as held:
         for number in range(3):
-            held.write(f"photos/{number}.png", encode(scene(number), "png"))
+            held.write(f"photos/ä b#{number}.png", encode(scene(number), "png"))
         cluster = RayCluster([Machine("127.0.0.1")], tmp_path, held.environment)
         place = f"s3://{BUCKET}"
         train = (
@@ -35,6 +35,8 @@ def test_everything_in_a_bucket(tmp_path: Path) -> None:
             cluster.begin("train", *train)
             cluster.until(lambda: any("checkpoint_" in key for key in held.names("runs/run/")), "a checkpoint")
             cluster.ray("job", "stop", "train")
+            assert cluster.status("train") == "STOPPED"
+            assert not held.names("runs/store/")
             for command in (
                 train,
                 (
@@ -51,5 +53,5 @@ def test_everything_in_a_bucket(tmp_path: Path) -> None:
         assert [json.loads(line)["step"] for line in lines] == list(range(60))
         assert json.loads(held.read("runs/store/parsing/1/config.json"))["steps"] == 60
         assert len(held.read("out/reports.jsonl").decode().splitlines()) == 3
-        assert decode(held.read("out/0.png")).shape == scene(0).shape
+        assert decode(held.read("out/ä b#0.png")).shape == scene(0).shape
         assert not [key for key in held.names() if ".tmp-" in key or ".rayface" in key]

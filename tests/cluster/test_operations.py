@@ -23,6 +23,7 @@ def commands(heading: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(MINUTES * 60 + 120)
 def test_a_newcomer_has_head_worker_training_and_service_in_minutes(tmp_path: Path) -> None:
     if not namespaces_can_be_made():
         pytest.skip("network namespaces cannot be made here (that takes root); `ray stop` stops every cluster it sees")
