@@ -24,7 +24,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_two_ranks_of_eight_equal_one_of_sixteen(drawn_faces: str, tmp_path: Path) -> None:
     narrowing = ("pruning.rounds=1", "pruning.every=10", "pruning.ratio=0.4", "pruning.round_to=4", "pruning.photos=4")
     # a margin below anything and a band that no factor is in: the strengths change after each round
-    adapting = ("adaptation.every=5", "adaptation.margin=1e-9", "adaptation.low=0.4999", "adaptation.high=0.5")
+    adapting = (
+        "adaptation.every=5", "adaptation.margin=1e-9", "adaptation.low=0.4999", "adaptation.high=0.5",
+        "adaptation.least=0.25",
+    )  # fmt: skip
     settings = (
         "precision=fp32", "global_batch=16", "steps=20", "discriminator_rate=0.002", *narrowing, *adapting,
     )  # fmt: skip

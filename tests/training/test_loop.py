@@ -374,6 +374,7 @@ def test_degradation_adapts_between_rounds_and_resumes_exactly(drawn_faces: str,
         "adaptation.margin=1e-9",
         "adaptation.low=0.4999",
         "adaptation.high=0.5",
+        "adaptation.least=0.25",
     ]
     config = resolve_config(system, "tiny", [*settings, "adaptation.gain=0.5", "checkpoint_every=6"])
     dataset = dataset_for(system, config, drawn_faces)
