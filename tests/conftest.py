@@ -4,11 +4,15 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
 from rayface.ray_session import PRIVATE
+
+if TYPE_CHECKING:
+    from tests.clusters import RayCluster
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -82,6 +86,20 @@ def ray_cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[RayCluster]":
+    """A head with two CPUs on this machine, as `ray start` makes it, to submit jobs to."""
+    from tests.clusters import RayCluster
+    from tests.machines import Machine
+
+    cluster = RayCluster([Machine("127.0.0.1")], tmp_path_factory.mktemp("head"))
+    try:
+        cluster.start_head(cpus=2)
+        yield cluster
+    finally:
+        cluster.stop()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rayface.data.adaptation import AdaptationConfig
 from rayface.data.degradation import TYPES
 from rayface.systems.base import Networks
 from tune.definition import Objective, Search
@@ -51,20 +52,14 @@ AUGMENTATION = Search(
     score="psnr_mean",
 )
 
+CONTROLLED = ("low", "high", "least", "most", "gain", "every")
+DEFAULTS = AdaptationConfig(every=25)
+
 CONTROLLER = Search(
     name="adaptation",
     system="enhancement",
     space=_controller_space,
-    known=(
-        {
-            "adaptation.low": 0.0,
-            "adaptation.high": 0.05,
-            "adaptation.least": 1.0,
-            "adaptation.most": 1.3,
-            "adaptation.gain": 0.1,
-            "adaptation.every": 25,
-        },
-    ),
+    known=({f"adaptation.{name}": getattr(DEFAULTS, name) for name in CONTROLLED},),
     objectives=OBJECTIVES,
     metrics=_metrics,
     score="psnr_mean",

@@ -10,21 +10,9 @@ import pytest
 from tests.buckets import Bucket, FaultyServer, bucket, faulty, half, hang, refuse
 from tests.chaos.conftest import STEPS, training
 from tests.clusters import RayCluster
-from tests.machines import Machine
 from tests.training.runs import assert_same_run, steps_done, wait_for_step
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
-
-
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    """A head with two CPUs on this machine."""
-    cluster = RayCluster([Machine("127.0.0.1")], tmp_path_factory.mktemp("head"))
-    try:
-        cluster.start_head(cpus=2)
-        yield cluster
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture
@@ -50,35 +38,35 @@ def fetch(storage: Bucket, folder: Path) -> None:
 
 @pytest.mark.parametrize("fault", [refuse, hang])
 def test_storage_that_is_away_for_a_while(
-    machine: RayCluster, storage: tuple[Bucket, FaultyServer], unbroken: Path, drawn_faces: str, tmp_path: Path,
+    head: RayCluster, storage: tuple[Bucket, FaultyServer], unbroken: Path, drawn_faces: str, tmp_path: Path,
     fault: object,
 ) -> None:  # fmt: skip
     held, server = storage
     name = f"away-{fault.__name__}"  # type: ignore[attr-defined]
-    machine.begin(name, *training(drawn_faces, "s3://faces/runs"), settings=held.environment)
+    head.begin(name, *training(drawn_faces, "s3://faces/runs"), settings=held.environment)
     wait_for_checkpoints(Bucket("127.0.0.1", server.bucket.port), 2)
     server.fault = fault  # type: ignore[assignment]
     time.sleep(20)
     server.fault = None
     assert server.taken
-    assert "SUCCEEDED" in machine.wait_for_job(name)
+    assert "SUCCEEDED" in head.wait_for_job(name)
     fetch(held, tmp_path)
     assert_same_run(tmp_path, unbroken)
 
 
 def test_half_a_checkpoint_is_read(
-    machine: RayCluster, storage: tuple[Bucket, FaultyServer], unbroken: Path, drawn_faces: str, tmp_path: Path
+    head: RayCluster, storage: tuple[Bucket, FaultyServer], unbroken: Path, drawn_faces: str, tmp_path: Path
 ) -> None:
     """The driver is stopped; what it goes on from arrives cut off at first."""
     held, server = storage
-    machine.begin("first", *training(drawn_faces, "s3://faces/runs"), settings=held.environment)
+    head.begin("first", *training(drawn_faces, "s3://faces/runs"), settings=held.environment)
     wait_for_checkpoints(held, 2)
-    machine.ray("job", "stop", "first")
-    machine.wait_for_job("first")
+    head.ray("job", "stop", "first")
+    head.wait_for_job("first")
     cut_off = half("state.pt")
     server.fault = lambda handler: server.taken < 6 and cut_off(handler)
-    machine.begin("second", *training(drawn_faces, "s3://faces/runs"), settings=held.environment)
-    assert "SUCCEEDED" in machine.wait_for_job("second")
+    head.begin("second", *training(drawn_faces, "s3://faces/runs"), settings=held.environment)
+    assert "SUCCEEDED" in head.wait_for_job("second")
     assert server.taken >= 6
     fetch(held, tmp_path)
     assert_same_run(tmp_path, unbroken)
@@ -95,10 +83,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk(machine: RayCluster, unbroken: Path, drawn_faces: str, small_disk: Path) -> None:
+def test_a_full_disk(head: RayCluster, unbroken: Path, drawn_faces: str, small_disk: Path) -> None:
     """The run fails with the reason; with room again the same command goes on to the same end."""
     command = training(drawn_faces, small_disk)
-    machine.begin("fills", *command)
+    head.begin("fills", *command)
     wait_for_step(small_disk, 25)
     filler = small_disk / "filler"
     with filler.open("wb") as file:
@@ -108,11 +96,11 @@ def test_a_full_disk(machine: RayCluster, unbroken: Path, drawn_faces: str, smal
                 file.flush()
         except OSError:
             pass
-    told = machine.wait_for_job("fills")
+    told = head.wait_for_job("fills")
     assert "FAILED" in told
     assert "a disk is full" in told
     assert steps_done(small_disk) < STEPS
     filler.unlink()
-    machine.begin("goes-on", *command)
-    assert "SUCCEEDED" in machine.wait_for_job("goes-on")
+    head.begin("goes-on", *command)
+    assert "SUCCEEDED" in head.wait_for_job("goes-on")
     assert_same_run(small_disk, unbroken)

@@ -1,25 +1,13 @@
 """Every entry point by `ray job submit` on a head started as a user starts one."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rayface.imaging.codec import decode, encode
 from tests.clusters import RayCluster
-from tests.machines import Machine
 from tests.scenes import scene
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    cluster = RayCluster([Machine("127.0.0.1")], tmp_path_factory.mktemp("head"))
-    try:
-        cluster.start_head(cpus=2)
-        yield cluster
-    finally:
-        cluster.stop()
 
 
 @pytest.mark.ray
