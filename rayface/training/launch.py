@@ -20,6 +20,7 @@ from pyarrow.fs import copy_files
 
 from rayface.errors import RayfaceError
 from rayface.ray_session import connect
+from rayface.storage import open_filesystem
 from rayface.training.request import (
     TrainPlan,
     TrainRequest,
@@ -30,7 +31,7 @@ from rayface.training.request import (
     resolve,
     training_split,
 )
-from rayface.training.resumption import newest_whole, read_run, write_run
+from rayface.training.resumption import checkpoint_names, newest_whole, read_run, write_run
 from rayface.training.side_by_side import groups_at_once, train_side_by_side
 from rayface.training.stopping import forget_reason, leave_reason, reason_left
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 FAILURES = 10  # lost workers, nodes and storage that a run survives; nodes that are taken with notice do not count
 
-PAUSES = (10, 30, 60)  # seconds before a run is started again that Ray Train itself has given up
+PAUSES = (10, 30, 60)  # seconds before a run is started again that Ray Train has given up; anew for each outage
 
 
 def train(request: TrainRequest) -> dict[str, Any]:
@@ -89,7 +90,8 @@ def _fit(plan: TrainPlan, scaling: Mapping[str, Any]) -> Any:
     # just died is to look again what there is.
     least, most = plan.request.workers
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300" if least == most else "60")
-    for pause in (*PAUSES, None):
+    pauses, newest = list(PAUSES), _newest(plan)
+    while True:
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={"plan": plan},
@@ -105,10 +107,20 @@ def _fit(plan: TrainPlan, scaling: Mapping[str, Any]) -> Any:
         try:
             return trainer.fit()
         except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
-            if pause is None or isinstance(error, ray.train.WorkerGroupError):
+            if (now := _newest(plan)) not in (newest, None):  # it has gone on since: another outage
+                pauses, newest = list(PAUSES), now
+            if not pauses or isinstance(error, ray.train.WorkerGroupError):
                 raise RayfaceError(_reason(error), kind="training-failed") from error
-            print(f"{error}\nThe run goes on in {pause} s", flush=True)
-            time.sleep(pause)
+            print(f"{error}\nThe run goes on in {pauses[0]} s", flush=True)
+            time.sleep(pauses.pop(0))
+
+
+def _newest(plan: TrainPlan) -> str | None:
+    """Name of the run's newest checkpoint; None where there is none, or the storage does not answer."""
+    try:
+        return max(checkpoint_names(*open_filesystem(plan.request.run_folder)), default=None)
+    except (RayfaceError, OSError):
+        return None
 
 
 def train_worker(settings: dict[str, Any]) -> None:

@@ -20,8 +20,8 @@ def leave_reason(run_folder: str, error: RayfaceError) -> None:
     """Keep the reason of a fault that every retry would meet; on any rank. The first one stays."""
     if error.kind not in LASTING:
         return
-    filesystem, folder = open_filesystem(run_folder)
     with contextlib.suppress(RayfaceError, OSError):  # storage that fails as well: Ray retries
+        filesystem, folder = open_filesystem(run_folder)
         if reason_left(run_folder):
             return
         write_bytes(json.dumps({"reason": str(error)}).encode(), f"{folder}/{FAILURE_FILE}", filesystem)
