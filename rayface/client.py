@@ -119,6 +119,10 @@ class Client:
         """Make the faces of a photo clearer; options as of `process`."""
         return self.process(photo, "enhance", **options)
 
+    def beautify(self, photo: Photo, **options: Any) -> Processed:
+        """Make the faces of a photo more attractive; options as of `process`."""
+        return self.process(photo, "beautify", **options)
+
     def detect(self, photo: Photo) -> Json:
         """Boxes, landmarks and scores of the faces in a photo."""
         return self._post("/v1/detect", [photo]).json()

@@ -24,6 +24,10 @@ from serve.settings import Settings
 from serve.upload import check_photo, receive
 
 PAGES = {"/": "page.html", "/docs": "docs.html"}
+FACE_STEPS = {
+    "enhance": "Make the faces of photos clearer.",
+    "beautify": "Make the faces of photos more attractive, and leave them who they are.",
+}
 
 Steps = Annotated[str, Query(description="steps in order, separated by commas", examples=["enhance"])]
 Strength = Annotated[float, Query(ge=0, le=1, description="0 keeps the face, 1 is the full effect")]
@@ -127,8 +131,14 @@ def _add_image_routes(app: APIRouter, service: Service, gate: Gate) -> None:
         params = Params(strength, faces, int(scale), parse_boxes(boxes))
         return await answer(request, names, params, format, quality)
 
-    @app.post("/enhance", **documented)
-    async def enhance(
+    for step, does in FACE_STEPS.items():
+        app.post(f"/{step}", description=does, name=step, **documented)(_one_step(step, answer))
+
+
+def _one_step(step: str, answer: Callable[..., Awaitable[Response]]) -> Callable[..., Awaitable[Response]]:
+    """The route that is named as a step about faces, and does that alone."""
+
+    async def run(
         request: Request,
         strength: Strength = 1.0,
         faces: Faces = "all",
@@ -137,9 +147,10 @@ def _add_image_routes(app: APIRouter, service: Service, gate: Gate) -> None:
         quality: Quality = 92,
         prefer: Prefer = None,
     ) -> Response:
-        """Make the faces of photos clearer."""
         params = Params(strength, faces, boxes=parse_boxes(boxes))
-        return await answer(request, ["enhance"], params, format, quality)
+        return await answer(request, [step], params, format, quality)
+
+    return run
 
 
 def _image_answer(service: Service, gate: Gate) -> Callable[..., Awaitable[Response]]:

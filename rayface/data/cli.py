@@ -118,6 +118,17 @@ def synth(
 
 
 @app.command()
+def merge(
+    sources: Annotated[list[str], typer.Argument(metavar="DIR DIR...", help="data sets of one crop size")],
+    out: Annotated[str, typer.Option(help="data set to write, a folder or an address")],
+) -> None:
+    """Make one data set of several. `rayface data label` on it then keeps each person in one split."""
+    from rayface.data.merge import merge as run
+
+    print(json.dumps(run(sources, out), indent=2))
+
+
+@app.command()
 def inspect(
     path: Annotated[str, typer.Argument(metavar="DIR", help="a data set")],
     grid: Annotated[str, typer.Option(help="PNG to write with some of the faces, landmarks and masks")] = "",

@@ -6,7 +6,7 @@ it. A network that a model was trained with is no judge of that model.
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
@@ -50,6 +50,12 @@ def _perceptual() -> nn.Module:
     return load_efficientnet_lite(1)
 
 
+def _parsing() -> nn.Module:
+    from rayface.evaluation.parsing_judge import load_parsing_judge
+
+    return load_parsing_judge()
+
+
 def _attributes() -> nn.Module:
     from rayface.evaluation.attribute_judge import load_attribute_judge
 
@@ -61,6 +67,7 @@ JUDGES = {
     "identity_second": Judge("who it is: FaceRes, a MobileNet of other origin, 1024-d", "MIT", _identity_second),
     "perceptual": Judge("how alike it looks: EfficientNet-Lite1 of ImageNet, 5 stages", "Apache-2.0", _perceptual),
     "attributes": Judge("what is seen in it: 40 attributes, on EfficientNet-Lite2", "research-only", _attributes),
+    "parsing": Judge("where its parts are: a parser of 19 classes", "research-only", _parsing),
 }
 
 
@@ -163,6 +170,18 @@ class Panel:
                 self.missing[name] = str(error)
         return found
 
+    def network(self, judge: str, metrics: Sequence[str]) -> nn.Module | None:
+        """The judge itself, on the panel's device; where it is refused or absent None, and `metrics` are missing."""
+        try:
+            if judge in self.refused:
+                raise RayfaceError(self.refused[judge])
+            loaded = load_judge(judge)
+        except RayfaceError as error:
+            self.missing |= dict.fromkeys(metrics, str(error))
+            return None
+        self.asked[judge] = loaded.sha256
+        return loaded.network.to(self.device)
+
 
 _panel: ContextVar[Panel | None] = ContextVar("panel", default=None)
 
@@ -177,14 +196,19 @@ def using(panel: Panel) -> Iterator[Panel]:
         _panel.reset(token)
 
 
+def judging() -> Panel:
+    """The panel of the evaluation that goes on, or of all judges."""
+    return _panel.get() or Panel()
+
+
 def judged_metrics() -> dict[str, JudgedMetric]:
     """The judges' metrics that can be measured here, by name; they are called as those of PICTURE_METRICS."""
-    return (_panel.get() or Panel()).metrics()
+    return judging().metrics()
 
 
 def baselines_wanted() -> bool:
     """Whether an evaluation should measure classical methods beside the model."""
-    return (_panel.get() or Panel()).baselines
+    return judging().baselines
 
 
 def refusals(loss_networks: Mapping[str, nn.Module]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The enhancement model (SPEC C5): convolutional network + linear mapping network -> generator."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -20,15 +21,15 @@ class EnhancerConfig:
 
 
 class Encoder(nn.Module):
-    """The convolutional network: spatial ("noise") features at every level, finest first."""
+    """The convolutional network: spatial ("noise") features at every level, finest first.
 
-    def __init__(self, config: EnhancerConfig) -> None:
+    `widths` are the levels' channels, at 1/2, 1/4 ... of the picture's side; each has `blocks` residual blocks.
+    """
+
+    def __init__(self, widths: Sequence[int], blocks: int) -> None:
         super().__init__()
-        widths = config.widths
         self.stem = nn.Conv2d(12, widths[0], 3, padding=1)
-        self.levels = nn.ModuleList(
-            nn.Sequential(*[ResidualBlock(width) for _ in range(config.blocks)]) for width in widths
-        )
+        self.levels = nn.ModuleList(nn.Sequential(*[ResidualBlock(width) for _ in range(blocks)]) for width in widths)
         self.downs = nn.ModuleList(
             nn.Conv2d(widths[i], widths[i + 1], 3, stride=2, padding=1) for i in range(len(widths) - 1)
         )
@@ -94,7 +95,7 @@ class Enhancer(nn.Module):
 
     def __init__(self, config: EnhancerConfig) -> None:
         super().__init__()
-        self.encoder = Encoder(config)
+        self.encoder = Encoder(config.widths, config.blocks)
         self.mapping = Mapping(config.widths[-1], config.style_dim)
         self.generator = Generator(config)
 

@@ -7,6 +7,7 @@ import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from rayface.compression.settings import PruningConfig
 from rayface.configuration import flatten, override
+from rayface.data.sampling import Sampler, batch_indices
 from rayface.errors import RayfaceError
 from rayface.networks.widths import Kept, Widths, apply_widths
 from rayface.randomness import generator
@@ -30,6 +32,7 @@ SYSTEMS = {
     "recognition": "rayface.systems.recognition:Recognition",
     "super_resolution": "rayface.systems.super_resolution:SuperResolution",
     "attributes": "rayface.systems.attributes:Attributes",
+    "beauty": "rayface.systems.beauty:Beauty",
 }
 FOREIGN = {"foreign": "rayface.systems.foreign:Foreign"}  # networks of other projects: used, not trained here
 PRESETS = ("tiny", "small", "base")
@@ -96,6 +99,10 @@ class Phase:
     every: int = 1  # steps; lazy regularisers use more
     autocast: bool = True  # False: fp32, for losses with second derivatives
     start: int = 0  # first step it runs at
+    end: int | None = None  # first step it no longer runs at
+
+    def due(self, step: int) -> bool:
+        return step >= self.start and (self.end is None or step < self.end) and step % self.every == 0
 
 
 @dataclass(frozen=True)
@@ -234,6 +241,10 @@ class System:
     def prepare(self, batch: dict[str, Any], config: Any, generators: Sequence[np.random.Generator]) -> Batch:
         """Dataset columns -> training tensors, on the CPU; every draw from the sample's own generator."""
         raise NotImplementedError
+
+    def sampler(self, config: Any, dataset: "FaceDataset") -> Sampler:
+        """Which faces each step trains on; a function of the arguments alone, the same on all ranks."""
+        return partial(batch_indices, config.seed, global_batch=config.global_batch, length=len(dataset))
 
     def round_steps(self, config: Any) -> int:
         """Steps after which `end_round` is called and `data_config` may change; 0: never."""

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rayface.configuration import to_dict
 from rayface.data.dataset import FaceDataset
-from rayface.data.sampling import batch_indices, rank_slice
+from rayface.data.sampling import rank_slice
 from rayface.errors import RayfaceError
 from rayface.networks.widths import apply_widths, cut, read_widths
 from rayface.systems.base import Batch, Networks, Phase, PhaseState, System, SystemConfig, sample_generators
@@ -38,10 +38,11 @@ class StepBatches(Dataset[Batch]):
     def __init__(self, system: System, config: SystemConfig, dataset: FaceDataset, workers: Workers) -> None:
         self.system, self.config, self.dataset = system, config, dataset
         self.share = rank_slice(config.global_batch, workers.rank, workers.world_size)
+        self.sampler = system.sampler(config, dataset)
 
     def __getitem__(self, step: int) -> Batch:
         config = self.config
-        indices = batch_indices(config.seed, step, config.global_batch, len(self.dataset))[self.share]
+        indices = self.sampler(step)[self.share]
         raw = self.dataset.batch(indices, self.system.columns)
         places = range(self.share.start, self.share.stop)
         generators = sample_generators(config.seed, step, places, self.system.name)
@@ -154,7 +155,7 @@ class Training:
         metrics: dict[str, Tensor] = {}
         state = self.phase_state()
         for phase in self.system.phases(self.config):
-            if self.step >= phase.start and self.step % phase.every == 0:
+            if phase.due(self.step):
                 metrics |= self._run_phase(phase, batch, state)
         if state.observed:
             self.system.observe(self.controller, _means(state.observed, self.workers))

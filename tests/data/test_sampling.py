@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayface.data.sampling import batch_indices, rank_slice
+from rayface.data.sampling import LEAST_ALIKE, batch_indices, paired_sampler, rank_slice
 from rayface.errors import RayfaceError
 
 
@@ -33,3 +33,20 @@ def test_another_seed_is_another_order() -> None:
 def test_an_empty_split_is_refused() -> None:
     with pytest.raises(RayfaceError, match="empty"):
         batch_indices(0, 0, 4, 0)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 2)), min_size=40, max_size=120), st.integers(0, 50))
+def test_partners_are_of_the_same_group(faces: list[tuple[bool, int]], seed: int) -> None:
+    kinds, groups = (np.array(values) for values in zip(*faces, strict=True))
+    first, second = np.flatnonzero(~kinds), np.flatnonzero(kinds)
+    if not (len(first) and len(second)):
+        return
+    choose = paired_sampler(first, second, groups, seed, 8)
+    steps = -(-len(first) // 4)
+    pairs = np.concatenate([choose(step).reshape(-1, 2) for step in range(steps)])
+    assert set(pairs[:, 0]) == set(first), "every face of the first kind comes in an epoch"
+    assert set(pairs[:, 1]) <= set(second)
+    for left, right in pairs:
+        enough = (groups[second] == groups[left]).sum() >= LEAST_ALIKE
+        assert not enough or groups[left] == groups[right]
+    assert (choose(3) == choose(3)).all()

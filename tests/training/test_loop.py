@@ -13,8 +13,9 @@ from rayface.compression.cost import multiplications
 from rayface.data.dataset import FaceDataset
 from rayface.errors import RayfaceError
 from rayface.networks.widths import read_widths
+from rayface.pretrained import load_pretrained
 from rayface.store import ModelStore
-from rayface.systems.base import get_system, resolve_config
+from rayface.systems.base import SYSTEMS, get_system, resolve_config
 from rayface.training.local import train_here
 from rayface.training.loop import StepBatches, Training, run
 from rayface.training.progress import Progress
@@ -28,11 +29,16 @@ def dataset_for(system: Any, config: Any, folder: str) -> FaceDataset:
     return FaceDataset(folder, None, config.size, system.labels)
 
 
+def frozen_of(system: Any, config: Any) -> dict[str, torch.nn.Module]:
+    """The pretrained networks that a tiny preset is trained with."""
+    return {name: load_pretrained(reference) for name, reference in system.frozen_models(config).items()}
+
+
 def trained(name: str, folder: str, logs: Path, *overrides: str) -> tuple[Training, list[dict[str, float]]]:
     system = get_system(name)
     config = resolve_config(system, "tiny", ["precision=fp32", *overrides])
     dataset = dataset_for(system, config, folder)
-    training = Training.start(system, system.fitted(config, dataset), solo())
+    training = Training.start(system, system.fitted(config, dataset), solo(), frozen_of(system, config))
     progress = Progress(str(logs), name, 0)
     run(training, dataset, lambda *_: None, progress)
     lines = (logs / name / "metrics.jsonl").read_text().splitlines()
@@ -62,9 +68,7 @@ def losses_of(name: str, folder: str, logs: Path) -> list[float]:
     return [line[key] for line in lines for key in line if key.startswith("loss/")]
 
 
-@pytest.mark.parametrize(
-    "name", ["parsing", "detection", "enhancement", "super_resolution", "recognition", "attributes"]
-)
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_losses_reproduce_the_stored_curve(name: str, tmp_path: Path) -> None:
     """Numerics are pinned: `python -m tests.training.curves` rewrites them, when a change means to move them."""
     from tests.training.patterns import write_patterns
@@ -93,15 +97,14 @@ def test_enhancement_starts_as_the_identity_and_learns(drawn_faces: str, tmp_pat
     assert (enhanced - batch["clear"]).abs().mean() < 0.9 * (batch["degraded"] - batch["clear"]).abs().mean()
 
 
-@pytest.mark.parametrize(
-    "name", ["parsing", "detection", "enhancement", "super_resolution", "recognition", "attributes"]
-)
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_resumed_equals_unbroken_bit_for_bit(name: str, drawn_faces: str, tmp_path: Path) -> None:
     system = get_system(name)
     config = resolve_config(system, "tiny", ["steps=12", "checkpoint_every=5"])
     dataset = dataset_for(system, config, drawn_faces)
     config = system.fitted(config, dataset)
-    unbroken = Training.start(system, config, solo())
+    frozen = frozen_of(system, config)
+    unbroken = Training.start(system, config, solo(), frozen)
     checkpoints = {}
 
     def keep(step: int, metrics: dict[str, float], write: Any) -> None:
@@ -112,7 +115,7 @@ def test_resumed_equals_unbroken_bit_for_bit(name: str, drawn_faces: str, tmp_pa
 
     run(unbroken, dataset, keep)
     assert sorted(checkpoints) == [5, 10, 12]
-    resumed = Training.resume(system, config, solo(), checkpoints[5], dataset.digest)
+    resumed = Training.resume(system, config, solo(), checkpoints[5], dataset.digest, frozen)
     assert resumed.step == 5
     run(resumed, dataset, lambda *_: None)
     assert same(state_of(unbroken, tmp_path / "a"), state_of(resumed, tmp_path / "b"))

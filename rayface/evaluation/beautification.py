@@ -1,0 +1,247 @@
+"""Is a face more attractive, and is it still that person's? Judges say; none of them trained the model (SPEC A8)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rayface.data.dataset import resize_images
+from rayface.errors import RayfaceError
+from rayface.evaluation.classical_beauty import smooth_and_warp
+from rayface.evaluation.judges import AT_ONCE, JUDGED_METRICS, judging
+from rayface.evaluation.metrics import bootstrap
+from rayface.evaluation.segmentation import REGIONS, counts
+from rayface.evaluation.skin_tone import typology_angle
+from rayface.evaluation.subgroups import record
+from rayface.imaging.codec import decode, encode, to_float, to_uint8
+from rayface.imaging.filters import gaussian_blur
+from rayface.records import ATTRIBUTE_ID, PARSING_ID
+
+if TYPE_CHECKING:
+    from rayface.data.dataset import FaceDataset
+
+Change = Callable[[Tensor], Tensor]  # crops uint8 [N, 3, S, S] -> changed crops
+Values = dict[str, np.ndarray]  # what is measured -> one value a face
+SIDE = 256  # of the crops that the judges see
+PEOPLE = 100  # among whom a beautified face must be found again
+
+# Per face: at least, or at most; a face that meets them all counts as `joint`.
+LIMITS: dict[str, tuple[str, float]] = {
+    "attractiveness_shift": ("least", 0.25),
+    "identity_distance": ("most", 0.4),
+    "ranks_first": ("least", 1.0),
+    "parsing_agreement": ("least", 0.85),
+    "guarded_agreement": ("least", 0.9),
+}
+
+
+def jpeg_75(crops: Tensor) -> Tensor:
+    return torch.stack([decode(encode(crop, "jpeg", 75)) for crop in crops])
+
+
+def blur_2px(crops: Tensor) -> Tensor:
+    return to_uint8(gaussian_blur(to_float(crops), 2.0))
+
+
+SURVIVES: dict[str, Change] = {"as it is": lambda crops: crops, "JPEG 75": jpeg_75, "2 px blur": blur_2px}
+
+
+def beautification_report(
+    change: Change,
+    dataset: "FaceDataset",
+    guarded: Sequence[str],
+    batch: int,
+    limit: int | None,
+    others: Mapping[str, Change] | None = None,
+) -> dict[str, Any]:
+    """Judge `change` on the ordinary faces of `dataset` (labelled not Attractive), a classical method, and `others`.
+
+    Per method the mean over faces, with intervals, of
+    - attractiveness_shift: by how much of the gap between ordinary and attractive faces (of the dataset; mean logits of
+      the attribute judge) a face moved: the least of as it is, after JPEG 75 and after a blur of 2 px, against its
+      input after the same;
+    - identity_distance (dlib, median), identity_distance_second, ranks_first: whether of PEOPLE people the input is
+      the nearest to the output;
+    - parsing_agreement: mean IoU of the face's regions in the masks of input and output;
+    - guarded_agreement: share of `guarded` attributes with the same answer; gender_flips;
+    - skin_tone_change: absolute, degrees of ITA; skin_lightening: signed;
+    - joint: faces that meet all of LIMITS. Where a judge is missing, so are its measures and `joint`.
+    """
+    ordinary, attractive = _kinds(dataset, limit)
+    crops = _crops(dataset, ordinary, batch)
+    judges = _Judges(guarded, dataset, ordinary, batch)
+    gap = judges.gap(crops, _crops(dataset, attractive, batch))
+    methods: dict[str, Change] = {**(others or {}), "model": change}
+    if judging().baselines and judges.parser is not None:
+        methods = {"smoothing": lambda part: smooth_and_warp(part, judges.masks(part)), **methods}
+    report: dict[str, Any] = {"faces": len(ordinary), **({"gap": gap} if gap is not None else {})}
+    for name, method in methods.items():
+        changed = torch.cat([method(part) for part in crops.split(batch)])
+        values = judges.measure(crops, changed, gap)
+        report[name] = summary(values)
+        if name == "model":
+            _record(values, ordinary, len(dataset))
+    return report
+
+
+def summary(values: Values) -> dict[str, Any]:
+    """Means of the measures with intervals (of identity_distance the median), and the share of `joint` faces."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        known = value[~np.isnan(value)]
+        if len(known):
+            result[name] = bootstrap(known, np.median if name.startswith("identity") else np.mean)
+    for name, (kind, bound) in LIMITS.items():
+        if name in values:
+            result[f"meets_{name}"] = bootstrap(_meets(values[name], kind, bound))
+    if LIMITS.keys() <= values.keys():
+        result["joint"] = bootstrap(joint(values))
+    return result
+
+
+def joint(values: Values) -> np.ndarray:
+    """Which faces meet all of LIMITS: float [N] of 0 and 1."""
+    return np.prod([_meets(values[name], kind, bound) for name, (kind, bound) in LIMITS.items()], axis=0)
+
+
+def _meets(values: np.ndarray, kind: str, bound: float) -> np.ndarray:
+    return ((values >= bound) if kind == "least" else (values <= bound)).astype(float)
+
+
+class _Judges:
+    """The judges that are at hand, and what they say of the faces `ordinary` of `dataset`, before and after."""
+
+    def __init__(self, guarded: Sequence[str], dataset: "FaceDataset", ordinary: np.ndarray, batch: int) -> None:
+        panel = judging()
+        self.device = panel.device
+        self.guarded = [ATTRIBUTE_ID[name] for name in guarded]
+        told = ("attractiveness_shift", "guarded_agreement", "gender_flips")
+        self.attributes = panel.network("attributes", told)
+        self.identity = panel.network("identity", ("identity_distance", "ranks_first"))
+        self.identity_second = panel.network("identity_second", ("identity_distance_second",))
+        seen = ("parsing_agreement", "skin_tone_change", "skin_lightening", "smoothing")
+        self.parser = panel.network("parsing", seen)
+        who = [identity or face for identity, face in zip(dataset.identities, dataset.ids, strict=True)]
+        self.people = np.array([who[index] for index in ordinary])
+        if self.identity is not None:
+            chosen: dict[str, int] = {}  # one photo each of PEOPLE people, those to be changed first
+            for index in [*ordinary, *range(len(dataset))]:
+                if len(chosen) < PEOPLE:
+                    chosen.setdefault(who[index], int(index))
+            self.gallery = self.look(self.identity, _crops(dataset, np.array(list(chosen.values())), batch))
+            self.in_gallery = np.array(list(chosen))
+
+    @torch.inference_mode()
+    def look(self, network: nn.Module, crops: Tensor) -> Tensor:
+        """What a judge says of crops uint8 [N, 3, S, S], in fp32, on the CPU."""
+        parts = []
+        for part in crops.split(AT_ONCE):
+            images = to_float(part.to(self.device)).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(self.device.type, enabled=False):
+                parts.append(network(images).cpu())
+        return torch.cat(parts)
+
+    def masks(self, crops: Tensor) -> Tensor:
+        assert self.parser is not None
+        return self.look(self.parser, crops)
+
+    def logits(self, crops: Tensor) -> Tensor:
+        assert self.attributes is not None
+        return self.look(self.attributes, crops).logit(1e-6)
+
+    def gap(self, ordinary: Tensor, attractive: Tensor) -> float | None:
+        """Between the mean attractiveness (logits) of the two kinds of faces."""
+        if self.attributes is None:
+            return None
+        place = ATTRIBUTE_ID["Attractive"]
+        return float(self.logits(attractive)[:, place].mean() - self.logits(ordinary)[:, place].mean())
+
+    def measure(self, before: Tensor, after: Tensor, gap: float | None) -> Values:
+        values: Values = {}
+        if self.attributes is not None:
+            assert gap is not None
+            values |= self._attribute_values(before, after, gap)
+        if self.identity is not None:
+            values |= self._identity_values(before, after)
+        if self.identity_second is not None:
+            distance = JUDGED_METRICS["identity_distance_second"][1]
+            ours, theirs = self.look(self.identity_second, after), self.look(self.identity_second, before)
+            values["identity_distance_second"] = distance(ours, theirs).numpy()
+        if self.parser is not None:
+            values |= self._parsing_values(before, after)
+        return values
+
+    def _attribute_values(self, before: Tensor, after: Tensor, gap: float) -> Values:
+        place, shifts = ATTRIBUTE_ID["Attractive"], []
+        for survive in SURVIVES.values():
+            old, new = self.logits(survive(before)), self.logits(survive(after))
+            shifts.append((new - old)[:, place] / gap)
+        old, new = self.logits(before) > 0, self.logits(after) > 0
+        male = ATTRIBUTE_ID["Male"]
+        return {
+            "attractiveness_shift": torch.stack(shifts).amin(0).numpy(),
+            "guarded_agreement": (old == new)[:, self.guarded].float().mean(1).numpy(),
+            "gender_flips": (old != new)[:, male].float().numpy(),
+        }
+
+    def _identity_values(self, before: Tensor, after: Tensor) -> Values:
+        assert self.identity is not None
+        ours, theirs = self.look(self.identity, after), self.look(self.identity, before)
+        own = (ours - theirs).norm(dim=1)
+        others = torch.cdist(ours, self.gallery)
+        others[torch.from_numpy(self.people[:, None] == self.in_gallery)] = float("inf")
+        return {"identity_distance": own.numpy(), "ranks_first": (own < others.amin(1)).float().numpy()}
+
+    def _parsing_values(self, before: Tensor, after: Tensor) -> Values:
+        old, new = self.masks(before), self.masks(after)
+        skin = old == PARSING_ID["skin"]
+        tone = typology_angle(after, skin) - typology_angle(before, skin)
+        return {
+            "parsing_agreement": region_iou(counts(new.numpy(), old.numpy())),
+            "skin_tone_change": tone.abs().numpy(),
+            "skin_lightening": tone.numpy(),
+        }
+
+
+def region_iou(per_photo: np.ndarray) -> np.ndarray:
+    """Mean IoU of each photo's regions (those in either mask), float [N], of counts [N, 19, 3]."""
+    found = []
+    for names in REGIONS.values():
+        both, ours, theirs = np.moveaxis(per_photo[:, [PARSING_ID[name] for name in names]].sum(1), 1, 0)
+        union = both + ours + theirs
+        found.append(np.where(union > 0, both / np.maximum(union, 1), np.nan))
+    return np.nanmean(np.stack(found), 0)
+
+
+def _kinds(dataset: "FaceDataset", limit: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the ordinary and of the attractive faces, by the data's labels; the first `limit` of each."""
+    attributes = dataset.batch(range(len(dataset)), ("attributes",))["attributes"]
+    attractive = np.asarray(attributes)[:, ATTRIBUTE_ID["Attractive"]]
+    kinds = np.flatnonzero(attractive < 0)[:limit], np.flatnonzero(attractive > 0)[:limit]
+    if not all(map(len, kinds)):
+        raise RayfaceError(
+            f"{dataset.path}, split {dataset.split!r}, has {len(kinds[0])} ordinary and {len(kinds[1])} attractive "
+            "faces; judging takes both, or there is no gap to measure by",
+            kind="bad-labels",
+        )
+    return kinds
+
+
+def _crops(dataset: "FaceDataset", indices: np.ndarray, batch: int) -> Tensor:
+    parts = [dataset.batch(indices[start : start + batch])["image"] for start in range(0, len(indices), batch)]
+    return resize_images(torch.cat(parts), SIDE)  # type: ignore[arg-type]
+
+
+def _record(values: Values, ordinary: np.ndarray, faces: int) -> None:
+    """Hand over what subgroups are reported by; faces that were not ordinary have no value."""
+    shown: Values = {
+        name: values[name] for name in ("attractiveness_shift", "skin_lightening", "gender_flips") if name in values
+    }
+    if LIMITS.keys() <= values.keys():
+        shown["joint"] = joint(values)
+    for name, value in shown.items():
+        whole = np.full(faces, np.nan)
+        whole[ordinary] = value
+        record(name, whole)

@@ -1,0 +1,361 @@
+"""Beautification (SPEC A3-A8): an ordinary user's face, more attractive, and still that user's.
+
+`NetCe`/`NetCd` (ordinary_encoder, ordinary_decoder) and `NetBe`/`NetBd` (attractive_encoder, attractive_decoder) are
+autoencoders of ordinary and of attractive faces, `NetT` (translator) goes from the first latent space to the second.
+Its three constraints: `NetS`, the parser, sees the same face parts as before; `NetA`, the attribute classifier, the
+same guarded attributes; `NetD` (discriminator) an attractive user's face.
+
+Detail transfer: what is given is the photo plus the difference of the two decoders' pictures, so that what an
+autoencoder cannot draw stays as it was.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rayface.data.sampling import Sampler, paired_sampler
+from rayface.errors import RayfaceError
+from rayface.imaging.codec import to_float, to_uint8
+from rayface.imaging.views import draw_view, view
+from rayface.networks.autoencoder import AutoencoderConfig, FaceDecoder, FaceEncoder, Translator, TranslatorConfig
+from rayface.networks.efficientnet_lite import feature_distance
+from rayface.networks.precision import as_served
+from rayface.networks.projected_discriminator import ProjectedDiscriminator, ProjectedDiscriminatorConfig
+from rayface.records import ATTRIBUTE_ID, ATTRIBUTES, PARSING_ID
+from rayface.systems.base import Batch, Networks, OptimizerSpec, Phase, PhaseState, System, SystemConfig, check_size
+from rayface.systems.losses import detail_loss
+
+if TYPE_CHECKING:
+    from rayface.data.dataset import FaceDataset
+    from rayface.store import LoadedModel
+
+# What constraint 2 guards: who somebody is and what they wear. Left out is what attractiveness itself moves
+# (Attractive, Heavy_Makeup, Wearing_Lipstick, Rosy_Cheeks, Bags_Under_Eyes, Arched_Eyebrows, 5_o_Clock_Shadow,
+# Double_Chin, Chubby, Big_Nose, Big_Lips, Oval_Face ...) and what the crop hardly shows.
+GUARDED = (
+    "Male", "Young", "Eyeglasses", "Bald", "Bangs", "Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair",
+    "Receding_Hairline", "Straight_Hair", "Wavy_Hair", "No_Beard", "Goatee", "Mustache", "Sideburns", "Smiling",
+    "Mouth_Slightly_Open", "Wearing_Hat", "Pale_Skin",
+)  # fmt: skip
+FACE = ("skin", "nose", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "u_lip", "l_lip")  # what may change
+SKIN = ("skin", "nose")
+
+
+@dataclass(frozen=True)
+class BeautyLosses:
+    """Weights; a term of weight 0 is not computed. The first three are the autoencoders', the others NetT's."""
+
+    pixel: float = 1.0
+    detail: float = 1.0
+    perceptual: float = 1.0
+    parsing: float = 1.0  # constraint 1
+    attributes: float = 1.0  # constraint 2
+    adversarial: float = 0.5  # constraint 3
+    identity: float = 1.0
+    tone: float = 4.0  # the skin's mean colour stays
+    outside: float = 4.0  # hair, clothes and background stay
+    change: float = 0.5  # size of the change
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeautyConfig(SystemConfig):
+    global_batch: int = 8  # half ordinary, half attractive faces
+    steps: int = 4_000
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    translator: TranslatorConfig = field(default_factory=TranslatorConfig)
+    discriminator: ProjectedDiscriminatorConfig = field(default_factory=ProjectedDiscriminatorConfig)
+    losses: BeautyLosses = field(default_factory=BeautyLosses)
+    guarded: tuple[str, ...] = GUARDED
+    align_from: int = 1_000  # steps after which NetT learns to go from one latent space to the other unchanged
+    translate_from: int = 2_000  # steps after which the autoencoders stay as they are and NetT beautifies
+    autoencoder_rate: float = 1e-3
+    translator_rate: float = 5e-4
+    discriminator_rate: float = 5e-4
+    feature_network: str = "pretrained:efficientnet_lite0:4"  # frozen, of the perceptual term and under NetD
+    parser: str = "parsing"  # NetS, a store reference
+    classifier: str = "attributes"  # NetA
+    recognition: str = "recognition"  # of the identity term
+
+
+class Beauty(System):
+    name = "beauty"
+    config_class = BeautyConfig
+    requires = ("parsing", "attributes", "recognition")
+    columns = ("image", "attributes")
+    released = ("ordinary_encoder", "ordinary_decoder", "translator", "attractive_decoder")
+    step_name = "beautify"
+    frozen_systems = {"parser": "parsing", "classifier": "attributes", "recognition": "recognition"}  # noqa: RUF012
+
+    def config(self, preset: str) -> BeautyConfig:
+        if preset == "tiny":
+            return BeautyConfig(
+                size=64, global_batch=8, steps=20, align_from=2, translate_from=4, checkpoint_every=10,
+                sample_every=20, log_every=1, autoencoder=AutoencoderConfig(widths=(8, 16), latent_channels=8),
+                translator=TranslatorConfig(width=16, blocks=1, style_dim=16),
+                discriminator=ProjectedDiscriminatorConfig(width=8), feature_network="pretrained:efficientnet_lite0:3",
+                parser="", classifier="", recognition="",
+            )  # fmt: skip
+        if preset == "small":
+            return BeautyConfig()
+        return BeautyConfig(
+            size=512, global_batch=32, steps=150_000, align_from=40_000, translate_from=80_000, loader_processes=8,
+            checkpoint_every=1000, autoencoder=AutoencoderConfig((64, 128, 256, 384), 2, 64),
+            translator=TranslatorConfig(256, 8, 512), discriminator=ProjectedDiscriminatorConfig(256),
+        )  # fmt: skip
+
+    def check(self, config: BeautyConfig) -> None:
+        super().check(config)
+        check_size(config.size, config.autoencoder.widths)
+        if config.global_batch % 2:
+            raise RayfaceError(f"global_batch={config.global_batch} must be even: half ordinary, half attractive faces")
+        if unknown := [name for name in config.guarded if name not in ATTRIBUTE_ID]:
+            raise RayfaceError(f"guarded: {', '.join(unknown)} unknown; known: {', '.join(ATTRIBUTES)}")
+        if config.align_from > config.translate_from:
+            raise RayfaceError(
+                f"align_from={config.align_from} must not come after translate_from={config.translate_from}"
+            )
+        if not config.feature_network:
+            raise RayfaceError("feature_network is empty; give one, for example pretrained:efficientnet_lite0:4")
+
+    def build(self, config: BeautyConfig) -> dict[str, nn.Module]:
+        networks: dict[str, nn.Module] = {}
+        for kind in ("ordinary", "attractive"):
+            networks[f"{kind}_encoder"] = FaceEncoder(config.autoencoder)
+            networks[f"{kind}_decoder"] = FaceDecoder(config.autoencoder)
+        networks["translator"] = Translator(config.translator, config.autoencoder.latent_channels)
+        return networks
+
+    def build_for_training(self, networks: Networks, config: BeautyConfig, frozen: Networks) -> dict[str, nn.Module]:
+        return {"discriminator": ProjectedDiscriminator(config.discriminator, frozen["feature_network"].channels)}  # type: ignore[arg-type]
+
+    def frozen_models(self, config: BeautyConfig) -> dict[str, str]:
+        names = ("feature_network", "parser", "classifier", "recognition")
+        return {name: ref for name in names if (ref := getattr(config, name))}
+
+    def optimizers(self, config: BeautyConfig) -> dict[str, OptimizerSpec]:
+        coders = tuple(f"{kind}_{part}" for kind in ("ordinary", "attractive") for part in ("encoder", "decoder"))
+        warmup = min(100, config.steps // 10)
+        return {
+            "autoencoders": OptimizerSpec(coders, config.autoencoder_rate, (0.9, 0.99), warmup_steps=warmup),
+            "translator": OptimizerSpec(("translator",), config.translator_rate, (0.5, 0.99), decay="cosine"),
+            "discriminator": OptimizerSpec(("discriminator",), config.discriminator_rate, (0.5, 0.99)),
+        }
+
+    def phases(self, config: BeautyConfig) -> list[Phase]:
+        aligned, translated = config.align_from, config.translate_from
+        phases = [
+            Phase("autoencoders", "autoencoders", self._reconstruction_loss, end=translated),
+            Phase("alignment", "translator", self._alignment_loss, start=aligned, end=translated),
+            Phase("translator", "translator", self._translation_loss, start=translated),
+        ]
+        if config.losses.adversarial > 0:
+            phases.append(Phase("discriminator", "discriminator", self._discriminator_loss, start=translated))
+        return phases
+
+    def sampler(self, config: BeautyConfig, dataset: "FaceDataset") -> Sampler:
+        """Pairs of an ordinary and an attractive face of the same sex and age group (by the labels).
+
+        Without them NetD would tell women from men and the young from the old: those are what CelebA's label goes by
+        most.
+        """
+        attributes = dataset.batch(range(len(dataset)), ("attributes",))["attributes"].numpy().astype(int)  # type: ignore[union-attr]
+        attractive = attributes[:, ATTRIBUTE_ID["Attractive"]]
+        groups = attributes[:, ATTRIBUTE_ID["Male"]] * 3 + attributes[:, ATTRIBUTE_ID["Young"]]
+        first, second = np.flatnonzero(attractive < 0), np.flatnonzero(attractive > 0)
+        if not (len(first) and len(second)):
+            raise RayfaceError(
+                f"{dataset.path} has {len(first)} ordinary and {len(second)} attractive faces to train on; it takes "
+                "both (`rayface data label` tells them apart)",
+                kind="bad-labels",
+            )
+        return paired_sampler(first, second, groups, config.seed, config.global_batch)
+
+    def prepare(self, batch: dict[str, Any], config: BeautyConfig, generators: Sequence[np.random.Generator]) -> Batch:
+        from rayface.data.augmentation import mirror_images
+
+        if len(generators) % 2:
+            raise RayfaceError(
+                f"global_batch={config.global_batch}: each worker needs an even share, half ordinary, half attractive"
+            )
+        images = mirror_images(to_float(batch["image"]), generators)
+        return {"image": images, "view": torch.stack([draw_view(random) for random in generators])}
+
+    def _reconstruction_loss(
+        self, batch: Batch, networks: Networks, state: PhaseState
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Each autoencoder on its own kind of faces (A3, A4)."""
+        metrics, total = {}, torch.zeros((), device=batch["image"].device)
+        for kind, images in zip(("ordinary", "attractive"), _halves(batch["image"]), strict=True):
+            made = networks[f"{kind}_decoder"](networks[f"{kind}_encoder"](images)).float()
+            loss = _likeness(made, images, state)
+            metrics[kind], total = loss, total + loss
+        return total, metrics
+
+    def _alignment_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
+        """NetT between the latent spaces, the face unchanged: where beautifying begins."""
+        ordinary, _ = _halves(batch["image"])
+        with torch.no_grad():
+            latents = networks["ordinary_encoder"](ordinary)
+        made = networks["attractive_decoder"](networks["translator"](latents)).float()
+        return _likeness(made, ordinary, state), {}
+
+    def _translation_loss(
+        self, batch: Batch, networks: Networks, state: PhaseState
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The three constraints (A7), and what keeps the change small, in the face, and the person's."""
+        losses, config = state.config.losses, state.config
+        ordinary, _ = _halves(batch["image"])
+        seen, _ = _halves(batch["view"])
+        beautified = beautify(networks, ordinary)
+        terms = {"change": F.l1_loss(beautified, ordinary)}
+        if losses.adversarial > 0:
+            logits = networks["discriminator"](state.frozen["feature_network"](view(beautified, seen)))
+            terms["adversarial"] = F.softplus(-logits.float()).mean()
+        if "parser" in state.frozen:
+            terms |= _parsing_terms(state.frozen["parser"], beautified, ordinary)
+        if "classifier" in state.frozen:
+            guarded = [ATTRIBUTE_ID[name] for name in config.guarded]
+            with torch.no_grad():
+                wanted = state.frozen["classifier"](ordinary).float()[:, guarded].sigmoid()
+            logits = state.frozen["classifier"](beautified).float()[:, guarded]
+            terms["attributes"] = _divergence(logits, wanted)
+        if "recognition" in state.frozen:
+            recognise = state.frozen["recognition"]
+            cosine = F.cosine_similarity(recognise(beautified).float(), recognise(ordinary).float())
+            terms["identity"] = (1 - cosine).mean()
+        weights = {name: getattr(losses, name) for name in terms}
+        total = torch.stack([weights[name] * term for name, term in terms.items() if weights[name] > 0]).sum()
+        return total, terms
+
+    def _discriminator_loss(
+        self, batch: Batch, networks: Networks, state: PhaseState
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """NetD: attractive users' faces against beautified ones and, as much, against ordinary ones.
+
+        Against beautified ones alone it would forget what ordinary faces look like once these have left them behind.
+        """
+        (ordinary, attractive), (seen, seen_attractive) = _halves(batch["image"]), _halves(batch["view"])
+        with torch.no_grad():
+            pictures = {
+                "attractive": view(attractive, seen_attractive),
+                "beautified": view(beautify(networks, ordinary), seen),
+                "ordinary": view(ordinary, seen),
+            }
+            features = {name: state.frozen["feature_network"](images) for name, images in pictures.items()}
+        values = {name: networks["discriminator"](maps).float() for name, maps in features.items()}
+        fake = (F.softplus(values["beautified"]).mean() + F.softplus(values["ordinary"]).mean()) / 2
+        loss = F.softplus(-values["attractive"]).mean() + fake
+        return loss, {f"{name}_value": value.mean() for name, value in values.items()}
+
+    def evaluate(
+        self,
+        networks: Networks,
+        config: BeautyConfig,
+        dataset: "FaceDataset",
+        device: torch.device,
+        limit: int | None = None,
+    ) -> dict[str, Any]:
+        from rayface.evaluation.beautification import beautification_report
+
+        def change(crops: Tensor) -> Tensor:
+            return beautified_crops(networks, crops, device)
+
+        return beautification_report(change, dataset, config.guarded, config.global_batch, limit)
+
+    def sample_grid(self, networks: Networks, batch: Batch, config: BeautyConfig) -> Tensor:
+        from rayface.evaluation.pictures import grid
+
+        ordinary = batch["image"][0::2][:6]
+        plain = networks["ordinary_decoder"](networks["ordinary_encoder"](ordinary)).float()
+        rows = (ordinary, plain, beautify(networks, ordinary))
+        return grid([to_uint8(images.float().cpu()) for images in rows])
+
+    def make_step(self, loaded: "LoadedModel", device: str | torch.device = "cpu") -> "BeautifyStep":
+        return BeautifyStep(loaded, torch.device(device))
+
+
+def beautify(networks: Networks, images: Tensor) -> Tensor:
+    """Faces float [N, 3, S, S] in [-1, 1] -> the same, beautified (A6), not clipped.
+
+    `NetBd(NetT(NetCe(x)))`, less what `NetCd(NetCe(x))` makes of x, plus x. Only NetT gets a gradient.
+    """
+    with torch.no_grad():
+        latents = networks["ordinary_encoder"](images)
+        plain = networks["ordinary_decoder"](latents).float()
+    made = networks["attractive_decoder"](networks["translator"](latents)).float()
+    return images.float() + made - plain
+
+
+def _halves(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the ordinary and of the attractive faces of a batch, which alternate."""
+    return values[0::2], values[1::2]
+
+
+def _likeness(made: Tensor, images: Tensor, state: PhaseState) -> Tensor:
+    """How far a reconstruction is from the picture."""
+    losses, look = state.config.losses, state.frozen["feature_network"]
+    with torch.no_grad():
+        wanted = look(images)
+    perceptual = feature_distance(look(made), wanted).mean()
+    return (
+        losses.pixel * F.l1_loss(made, images)
+        + losses.detail * detail_loss(made, images)
+        + losses.perceptual * perceptual
+    )
+
+
+def _parsing_terms(parser: nn.Module, beautified: Tensor, ordinary: Tensor) -> dict[str, Tensor]:
+    """Constraint 1, and by the parser's mask of the photo: the skin's mean colour, and what is outside the face."""
+    with torch.no_grad():
+        wanted = parser(ordinary).float().log_softmax(1)
+        ids = wanted.argmax(1)
+        skin, face = (
+            torch.isin(ids, torch.tensor([PARSING_ID[name] for name in names], device=ids.device)).unsqueeze(1)
+            for names in (SKIN, FACE)
+        )
+    found = parser(beautified).float().log_softmax(1)
+    change = beautified - ordinary
+    area = skin.sum((1, 2, 3)).clamp_min(1).unsqueeze(1)
+    return {
+        "parsing": F.kl_div(found, wanted, log_target=True, reduction="none").sum(1).mean(),
+        "tone": ((change * skin).sum((2, 3)) / area).abs().mean(),
+        "outside": (change * ~face).abs().mean(),
+    }
+
+
+def _divergence(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Mean Kullback-Leibler divergence of yes/no probabilities [N, K] from those that are wanted: 0 where alike."""
+    cross = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    certain = wanted.clamp(1e-6, 1 - 1e-6)
+    return (cross - F.binary_cross_entropy(certain, certain, reduction="none")).mean()
+
+
+@torch.inference_mode()
+def beautified_crops(networks: Networks, crops: Tensor, device: torch.device) -> Tensor:
+    """uint8 [N, 3, S, S] -> beautified uint8 [N, 3, S, S] on the CPU, `as_served`."""
+    images = to_float(crops.to(device)).contiguous(memory_format=torch.channels_last)
+    with as_served(device):
+        return to_uint8(beautify(networks, images)).cpu()
+
+
+class BeautifyStep:
+    """Beautification at serving. Parameter `strength` in [0, 1] is applied by the pipeline, as for every step."""
+
+    name = "beautify"
+    sharpens = False
+
+    def __init__(self, loaded: "LoadedModel", device: torch.device) -> None:
+        self.model = loaded.ref
+        self.size: int = loaded.config.size
+        self.device = device
+        self.networks = {
+            name: network.to(device).to(memory_format=torch.channels_last) for name, network in loaded.networks.items()
+        }
+
+    def __call__(self, crops: Tensor, params: Mapping[str, Any]) -> Tensor:
+        return beautified_crops(self.networks, crops, self.device)

@@ -1,0 +1,177 @@
+"""Beautification: what each constraint sees, who trains on whom, and that nothing changes where nothing should."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rayface.data.dataset import FaceDataset
+from rayface.errors import RayfaceError
+from rayface.networks.parser import Parser, ParserConfig
+from rayface.pretrained import load_pretrained
+from rayface.records import ATTRIBUTE_ID
+from rayface.store import ModelStore
+from rayface.systems.base import get_system, resolve_config
+from rayface.systems.beauty import GUARDED, Beauty, _divergence, _parsing_terms, beautify
+from rayface.training.loop import StepBatches, Training
+from rayface.training.workers import Workers, solo
+
+CPU = torch.device("cpu")
+
+
+def start(*settings: str) -> Training:
+    system = get_system("beauty")
+    config = resolve_config(system, "tiny", ["precision=fp32", *settings])
+    return Training.start(system, config, solo(), {"feature_network": load_pretrained(config.feature_network)})
+
+
+def batch_of(training: Training, folder: str, step: int = 0) -> dict[str, Tensor]:
+    config = training.config
+    dataset = FaceDataset(folder, None, config.size, training.system.labels)
+    return training.to_device(StepBatches(training.system, config, dataset, solo())[step])
+
+
+def test_where_the_decoders_agree_the_photo_stays_as_it_is() -> None:
+    """Detail transfer: an autoencoder's blur never reaches the photo."""
+    networks = start().networks
+    networks["attractive_decoder"].load_state_dict(networks["ordinary_decoder"].state_dict())
+    photo = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        assert torch.allclose(beautify(networks, photo), photo, atol=1e-6)
+
+
+def test_batches_pair_ordinary_with_attractive_faces_of_their_kind(drawn_faces: str) -> None:
+    training = start()
+    dataset = FaceDataset(drawn_faces, None, 64, training.system.labels)
+    labels = np.asarray(dataset.batch(range(len(dataset)), ("attributes",))["attributes"])
+    choose = training.system.sampler(training.config, dataset)
+    drawn = np.stack([choose(step) for step in range(20)])
+    attractive = labels[:, ATTRIBUTE_ID["Attractive"]][drawn]
+    assert (attractive[:, 0::2] == -1).all()
+    assert (attractive[:, 1::2] == 1).all()
+    male = labels[:, ATTRIBUTE_ID["Male"]][drawn]
+    ordinary_men, attractive_men = (male[:, half::2] > 0 for half in (0, 1))
+    assert abs(ordinary_men.mean() - attractive_men.mean()) < 0.25
+
+
+def test_phases_take_turns(drawn_faces: str) -> None:
+    training = start("steps=8", "align_from=2", "translate_from=5")
+    batch = batch_of(training, drawn_faces)
+    before = {name: [p.clone() for p in network.parameters()] for name, network in training.networks.items()}
+
+    def moved() -> set[str]:
+        found = set()
+        for name, network in training.networks.items():
+            if any(not torch.equal(a, b) for a, b in zip(before[name], network.parameters(), strict=True)):
+                found.add(name)
+                before[name] = [p.clone() for p in network.parameters()]
+        return found
+
+    coders = {f"{kind}_{part}" for kind in ("ordinary", "attractive") for part in ("encoder", "decoder")}
+    seen = []
+    for _ in range(8):
+        training.run_step(batch)
+        seen.append(moved())
+    assert seen[:2] == [coders] * 2
+    assert seen[2:5] == [coders | {"translator"}] * 3
+    assert seen[5:] == [{"translator", "discriminator"}] * 3
+
+
+def test_a_constraint_that_is_off_costs_nothing(drawn_faces: str) -> None:
+    training = start("translate_from=0", "align_from=0", "losses.adversarial=0")
+    metrics = training.run_step(batch_of(training, drawn_faces))
+    assert "loss/discriminator" not in metrics
+    assert "translator/adversarial" not in metrics
+
+
+class Probe(nn.Module):
+    """A parser that calls a pixel skin where it is bright."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = torch.zeros(len(images), 19, *images.shape[-2:])
+        logits[:, 1] = 8 * images.mean(1)
+        logits[:, 0] = -8 * images.mean(1)
+        return logits
+
+
+def test_constraint_1_sees_moved_parts_lightened_skin_and_what_lies_outside() -> None:
+    photo = torch.full((1, 3, 32, 32), -0.8)
+    photo[:, :, 8:24, 8:24] = 0.5  # a face
+    unchanged = _parsing_terms(Probe(), photo, photo)
+    assert all(float(value) == pytest.approx(0, abs=1e-5) for value in unchanged.values())
+    lighter, outside, moved = photo.clone(), photo.clone(), photo.roll(6, -1)
+    lighter[:, :, 8:24, 8:24] += 0.2
+    outside[:, :, :8] += 0.2
+    assert float(_parsing_terms(Probe(), lighter, photo)["tone"]) == pytest.approx(0.2, abs=1e-5)
+    assert float(_parsing_terms(Probe(), lighter, photo)["outside"]) == pytest.approx(0, abs=1e-6)
+    assert float(_parsing_terms(Probe(), outside, photo)["outside"]) > 0.04
+    assert float(_parsing_terms(Probe(), moved, photo)["parsing"]) > 1
+
+
+def test_constraint_2_is_zero_for_the_same_answers_and_grows_with_the_difference() -> None:
+    wanted = torch.tensor([[0.9, 0.2, 0.5]])
+    logits = wanted.logit()
+    assert float(_divergence(logits, wanted)) == pytest.approx(0, abs=1e-5)
+    near, far = (float(_divergence(logits + shift, wanted)) for shift in (0.5, 2.0))
+    assert 0 < near < far
+
+
+def test_the_guarded_attributes_are_no_traits_of_beauty() -> None:
+    assert {"Male", "Young", "Eyeglasses", "Pale_Skin"} <= set(GUARDED) <= set(ATTRIBUTE_ID)
+    assert not {"Attractive", "Heavy_Makeup", "Bags_Under_Eyes", "Wearing_Lipstick"} & set(GUARDED)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["global_batch=7"], "must be even"),
+        (["guarded=Male,Handsome"], "Handsome unknown"),
+        (["align_from=9", "translate_from=4"], "must not come after"),
+        (["feature_network="], "feature_network is empty"),
+        (["size=66"], "try 68"),
+    ],
+)
+def test_settings_that_no_training_could_use(settings: list[str], told: str) -> None:
+    with pytest.raises(RayfaceError, match=told):
+        resolve_config(get_system("beauty"), "tiny", settings)
+
+
+def test_an_uneven_share_is_refused(drawn_faces: str) -> None:
+    system = get_system("beauty")
+    config = resolve_config(system, "tiny", ["global_batch=6"])
+    dataset = FaceDataset(drawn_faces, None, config.size, system.labels)
+    with pytest.raises(RayfaceError, match="even share"):
+        StepBatches(system, config, dataset, Workers(0, 2, CPU, "solo"))[0]
+
+
+def test_data_of_one_kind_is_refused(drawn_faces: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = start()
+    dataset = FaceDataset(drawn_faces, None, 64, training.system.labels)
+    plain = torch.full((len(dataset), 40), -1, dtype=torch.int8)
+    monkeypatch.setattr(dataset, "batch", lambda *_: {"attributes": plain})
+    with pytest.raises(RayfaceError, match="0 attractive faces"):
+        training.system.sampler(training.config, dataset)
+
+
+def test_the_step_changes_crops_by_what_the_networks_make(tmp_path: Any) -> None:
+    system = Beauty()
+    config = system.config("tiny")
+    torch.manual_seed(0)
+    built = system.build(config)
+    store = ModelStore(tmp_path)
+    store.save("beauty", "beauty", config, {name: built[name] for name in system.released}, details={"licence": "ours"})
+    step = system.make_step(store.load("beauty"))
+    crops = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)
+    changed = step(crops, {})
+    assert changed.shape == crops.shape
+    assert changed.dtype == torch.uint8
+    assert not torch.equal(changed, crops)
+    assert (step.name, step.size) == ("beautify", 64)
+
+
+def test_a_parser_of_the_store_fits_as_net_s() -> None:
+    terms = _parsing_terms(Parser(ParserConfig(widths=(8, 16))), torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32))
+    assert set(terms) == {"parsing", "tone", "outside"}
+    assert all(torch.isfinite(value) for value in terms.values())
