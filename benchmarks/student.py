@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.arms import begin, evaluated, run_options, table, trained_and_judged
+from benchmarks.arms import begin, run_options
+from rayface.comparison import evaluated, table, trained_and_judged
 from rayface.compression.channels import channel_groups, surviving
 from rayface.configuration import override
 from rayface.networks.enhancer import Enhancer

@@ -125,6 +125,28 @@ def evaluate(
 
 
 @app.command()
+def ablate(
+    system: Annotated[str, typer.Argument(help="for example: beauty")],
+    data: Annotated[str, typer.Option(help="a dataset that `rayface data` wrote")],
+    out: Annotated[str, typer.Option(help="folder for the runs and the table; the same one goes on")],
+    seeds: Annotated[str, typer.Option(help="separated by commas")] = "0,1,2",
+    init: Annotated[str, typer.Option(help="model that every run starts from")] = "",
+    preset: Annotated[str, typer.Option(help="tiny, small (if nothing is said) or base; not with --init")] = "",
+    set_: Set = [],  # noqa: B006
+    split: Annotated[str, typer.Option(help="what the runs are judged on")] = "test",
+    limit: Annotated[int, typer.Option(help="at most so many photos; 0: all")] = 0,
+) -> None:
+    """What each part of a system is worth: it is trained whole and with each part off, with several seeds."""
+    from rayface.comparison import ablate as run
+    from rayface.errors import RayfaceError
+
+    if not all(part.strip().isdigit() for part in seeds.split(",")):
+        raise RayfaceError(f"--seeds {seeds!r}: give numbers separated by commas, for example 0,1,2")
+    numbers = [int(part) for part in seeds.split(",")]
+    print(run(system, data, out, numbers, init, preset, set_, split, limit or None))
+
+
+@app.command()
 def apply(
     steps: Annotated[str, typer.Argument(help="steps separated by commas, for example: enhance")],
     source: Annotated[str, typer.Argument(metavar="INPUT", help="a photo or a folder of photos; also an address")],

@@ -89,6 +89,16 @@ class Beauty(System):
     columns = ("image", "attributes")
     released = ("ordinary_encoder", "ordinary_decoder", "translator", "attractive_decoder")
     step_name = "beautify"
+    ablations = {  # noqa: RUF012
+        "no-parsing": ("losses.parsing=0",),
+        "no-attributes": ("losses.attributes=0",),
+        "no-adversarial": ("losses.adversarial=0",),
+        "no-identity": ("losses.identity=0",),
+    }
+    ablation_metrics = (
+        "model.attractiveness_shift", "model.parsing_agreement", "model.guarded_agreement", "model.gender_flips",
+        "model.identity_distance", "model.skin_tone_change", "model.joint",
+    )  # fmt: skip
     frozen_systems = {"parser": "parsing", "classifier": "attributes", "recognition": "recognition"}  # noqa: RUF012
 
     def config(self, preset: str) -> BeautyConfig:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.arms import table
 from benchmarks.pruning_search import hypervolume, within
+from rayface.comparison import table
 
 
 def test_hypervolume_is_the_dominated_share() -> None:

@@ -1,0 +1,125 @@
+"""The same training with other settings, side by side: several seeds, one split, one table.
+
+`rayface ablate SYSTEM` compares a system with each of its parts switched off; `benchmarks/arms.py` any settings. Runs
+that are finished are kept and not run again, one that was stopped goes on.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rayface.data.dataset import FaceDataset
+from rayface.errors import RayfaceError
+from rayface.training.request import TrainRequest
+
+WHOLE = "whole"  # the arm with nothing switched off
+
+
+def ablate(
+    system: str,
+    data: str,
+    out: str,
+    seeds: Sequence[int],
+    init: str = "",
+    preset: str = "",
+    settings: Sequence[str] = (),
+    split: str = "test",
+    limit: int | None = None,
+    tell: Callable[[str], None] = print,
+) -> str:
+    """Train `system` whole and with each of its `ablations`, with every seed, and judge all on `split`.
+
+    Gives the table as Markdown, with the data's hash; it is also written to `out`/ablation.md.
+    Raises RayfaceError for a system that names no ablations.
+    """
+    from rayface.systems.base import get_system
+
+    described = get_system(system)
+    if not described.ablations:
+        raise RayfaceError(f"{system} names nothing that could be switched off")
+    digest = FaceDataset(data, split, require=described.labels).digest  # before hours of training
+    arms = {WHOLE: (), **described.ablations}
+    Path(out).mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        for arm, off in arms.items():
+            name = f"{arm}-{seed}"
+            tell(f"{arm}, seed {seed}")
+            request = TrainRequest(
+                (system,), data, preset, init=init, storage=out, store=f"{out}/{name}-store", name=name,
+                overrides=(*settings, f"seed={seed}", *off),
+            )  # fmt: skip
+            trained_and_judged(request, arm, seed, described.ablation_metrics, limit, split=split)
+    found = f"{table(Path(out), described.ablation_metrics)}\n\nData, {split} split: {digest}\n"
+    Path(out, "ablation.md").write_text(found)
+    return found
+
+
+def trained_and_judged(
+    request: TrainRequest,
+    arm: str,
+    seed: int,
+    metrics: Sequence[str],
+    limit: int | None,
+    judged: bool = True,
+    split: str = "test",
+) -> dict[str, Any]:
+    """Train one arm with one seed and evaluate; kept as NAME.json in the request's storage and read from there."""
+    from rayface.training.local import train_here
+
+    file = Path(request.storage, f"{request.name}.json")
+    if not file.exists():
+        (system,) = request.systems
+        model = train_here(request)["models"][system]
+        found = evaluated(system, request.data, request.store, model, metrics, limit, judged, split)
+        file.write_text(json.dumps({"arm": arm, "seed": seed, **found}, indent=1) + "\n")
+    return json.loads(file.read_text())
+
+
+def evaluated(
+    system: str,
+    data: str,
+    store: str | None,
+    model: str,
+    metrics: Sequence[str],
+    limit: int | None,
+    judged: bool = True,
+    split: str = "test",
+) -> dict[str, Any]:
+    """Million multiplications of a model's first network, and metrics (dotted names) of it on a split."""
+    import torch
+
+    from rayface.compression.cost import multiplications
+    from rayface.evaluation.evaluate import evaluate
+    from rayface.evaluation.report import rows
+    from rayface.store import open_store
+    from rayface.systems.base import get_system
+
+    opened = open_store(store)
+    found = dict(rows(evaluate(system, data, opened, model, split, limit=limit, judged=judged)["metrics"]))
+    loaded = opened.load(model)
+    network = loaded.networks[get_system(system).released[0]]
+    example = torch.zeros(1, 3, loaded.config.size, loaded.config.size)
+    return {"megamacs": multiplications(network, example) / 1e6, **{metric: found[metric] for metric in metrics}}
+
+
+def table(folder: Path, metrics: Sequence[str]) -> str:
+    """Markdown: a line for every run, and of every arm with several seeds the mean (lowest to highest seed)."""
+    runs = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    lines = ["| arm | seed | M mult. | " + " | ".join(metrics) + " |", "|---" * (3 + len(metrics)) + "|"]
+    for run in runs:
+        values = " | ".join(f"{_number(run[metric]):.3f}" for metric in metrics)
+        lines.append(f"| {run['arm']} | {run.get('seed', '')} | {run['megamacs']:.0f} | {values} |")
+    for arm in dict.fromkeys(run["arm"] for run in runs):
+        numbers = [[_number(run[metric]) for metric in metrics] for run in runs if run["arm"] == arm]
+        if len(numbers) > 1:
+            columns = np.array(numbers).T
+            cells = " | ".join(f"**{c.mean():.3f}** ({c.min():.3f} to {c.max():.3f})" for c in columns)
+            lines.append(f"| **{arm}** | all {len(numbers)} | | {cells} |")
+    return "\n".join(lines)
+
+
+def _number(value: float | Mapping[str, float]) -> float:
+    return float(value["value"] if isinstance(value, Mapping) else value)
