@@ -4,7 +4,8 @@
     python -m benchmarks.passes apply --records 2000 20000 200000 --out DIR
 
 Records are drawn: `label` measures sharpness of drawn faces of 32 px (the pass itself, not the networks, is asked),
-`apply` enlarges drawn faces of 32 px, whose files are hard links to 200 different ones. Prints for each size records
+2000 different ones again and again under other names; `apply` enlarges drawn faces of 32 px, whose files are hard links
+to 200 different ones. Prints for each size records
 per second and the most memory that the driver and its cluster held (proportional set size, sampled every half second;
 the object store counts), a fresh cluster each time.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 import psutil
 
 DIFFERENT = 200  # drawn pictures of `apply`
+DRAWN = 2000  # drawn faces of `label`
 
 
 def main() -> None:
@@ -37,8 +39,11 @@ def main() -> None:
 
 def label(folder: Path, records: int) -> list[str]:
     """The command over `records` drawn faces, which are made first."""
+    drawn = folder.parent / "drawn-faces"
+    if not (drawn / "dataset.json").exists():
+        rayface("data", "synth", str(drawn), "--count", str(DRAWN), "--size", "32")
     if not (folder / "drawn" / "dataset.json").exists():
-        rayface("data", "synth", str(folder / "drawn"), "--count", str(records), "--size", "32")
+        repeat(drawn, folder / "drawn", records)
     # no face is anybody's duplicate: drawn faces are as alike as that
     return [
         "data",
@@ -50,6 +55,23 @@ def label(folder: Path, records: int) -> list[str]:
         "--duplicates",
         "keep",
     ]
+
+
+def repeat(drawn: Path, out: Path, records: int) -> None:
+    """A data set of `records` faces: those of `drawn`, again and again under other names."""
+    from pyarrow import fs
+
+    from rayface.data import shards
+
+    filesystem = fs.LocalFileSystem()
+    names = shards.list_shards(filesystem, str(drawn))
+    faces = [row for name in names for row in shards.open_shard(f"{drawn}/{name}", filesystem).read().to_pylist()]
+    for number, start in enumerate(range(0, records, DRAWN)):
+        part = faces[: records - start]
+        again = [{**face, "id": f"{number}-{face['id']}", "identity": f"{number}-{face['identity']}"} for face in part]
+        shards.write_shard(again, str(out / shards.shard_name(number)))
+    manifest = shards.read_manifest(str(drawn), filesystem)
+    shards.write_manifest(str(out), format=manifest["format"], size=manifest["size"], options=manifest["options"])
 
 
 def apply(folder: Path, records: int) -> list[str]:
