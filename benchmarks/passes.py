@@ -4,7 +4,7 @@
     python -m benchmarks.passes apply --records 2000 20000 200000 --out DIR
 
 Records are drawn: `label` measures sharpness of drawn faces of 32 px (the pass itself, not the networks, is asked),
-2000 different ones again and again under other names; `apply` enlarges drawn faces of 32 px, whose files are hard links
+2000 drawn ones again and again, each time under other noise, so that none is another's duplicate; `apply` enlarges drawn faces of 32 px, whose files are hard links
 to 200 different ones. Prints for each size records
 per second and the most memory that the driver and its cluster held (proportional set size, sampled every half second;
 the object store counts), a fresh cluster each time.
@@ -58,17 +58,27 @@ def label(folder: Path, records: int) -> list[str]:
 
 
 def repeat(drawn: Path, out: Path, records: int) -> None:
-    """A data set of `records` faces: those of `drawn`, again and again under other names."""
+    """A data set of `records` faces: those of `drawn` again and again, each time under other names and noise."""
+    import numpy as np
+    import torch
     from pyarrow import fs
 
     from rayface.data import shards
+    from rayface.imaging.codec import decode, encode
+
+    def noisy(image: bytes, random: np.random.Generator) -> bytes:
+        picture = decode(image).float()
+        noise = torch.from_numpy(random.normal(0, 80, picture.shape)).float()
+        return encode((picture / 2 + 64 + noise).clamp(0, 255).to(torch.uint8), "png")
 
     filesystem = fs.LocalFileSystem()
     names = shards.list_shards(filesystem, str(drawn))
     faces = [row for name in names for row in shards.open_shard(f"{drawn}/{name}", filesystem).read().to_pylist()]
     for number, start in enumerate(range(0, records, DRAWN)):
-        part = faces[: records - start]
-        again = [{**face, "id": f"{number}-{face['id']}", "identity": f"{number}-{face['identity']}"} for face in part]
+        random, again = np.random.default_rng(number), []
+        for face in faces[: records - start]:
+            names = {key: f"{number}-{face[key]}" for key in ("id", "identity")}
+            again.append({**face, **names, "image": noisy(face["image"], random)})
         shards.write_shard(again, str(out / shards.shard_name(number)))
     manifest = shards.read_manifest(str(drawn), filesystem)
     shards.write_manifest(str(out), format=manifest["format"], size=manifest["size"], options=manifest["options"])
