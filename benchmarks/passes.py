@@ -4,10 +4,10 @@
     python -m benchmarks.passes apply --records 2000 20000 200000 --out DIR
 
 Records are drawn: `label` measures sharpness of drawn faces of 32 px (the pass itself, not the networks, is asked),
-2000 drawn ones again and again, each time under other noise, so that none is another's duplicate; `apply` enlarges drawn faces of 32 px, whose files are hard links
-to 200 different ones. Prints for each size records
-per second and the most memory that the driver and its cluster held (proportional set size, sampled every half second;
-the object store counts), a fresh cluster each time.
+2000 drawn ones again and again, each time under other noise, so that none is another's duplicate; `apply` enlarges
+drawn faces of 32 px, whose files are hard links to 200 different ones. Prints for each size records per second and the
+most memory that the driver and its cluster held (proportional set size, sampled every half second; the object store
+counts), a fresh cluster each time.
 """
 
 import argparse

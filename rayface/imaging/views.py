@@ -15,7 +15,7 @@ from rayface.imaging.filters import LUMINANCE, gaussian_blur
 VIEW_NUMBERS = 10  # six of the matrix, brightness, contrast, saturation, blur
 
 
-def draw_view(random: np.random.Generator, move: float = 0.05, colour: float = 0.15) -> Tensor:
+def draw_view(random: np.random.Generator, move: float = 0.05, colour: float = 0.3) -> Tensor:
     """What `view` does to one picture, float [VIEW_NUMBERS].
 
     `move`: standard deviation of turn (radians), log scale and shift (of the half side); `colour`: of the factors of

@@ -1,12 +1,13 @@
 """Beautification (SPEC A3-A8): an ordinary user's face, more attractive, and still that user's.
 
 `NetCe`/`NetCd` (ordinary_encoder, ordinary_decoder) and `NetBe`/`NetBd` (attractive_encoder, attractive_decoder) are
-autoencoders of ordinary and of attractive faces, `NetT` (translator) goes from the first latent space to the second.
-Its three constraints: `NetS`, the parser, sees the same face parts as before; `NetA`, the attribute classifier, the
-same guarded attributes; `NetD` (discriminator) an attractive user's face.
+autoencoders of ordinary and of attractive faces, `NetT` goes from the first latent space to the second in two parts:
+`aligner` carries a face over unchanged, `translator` makes it more attractive there. The second has three constraints:
+`NetS`, the parser, sees the same face parts as before; `NetA`, the attribute classifier, the same guarded attributes;
+`NetD` (discriminator) an attractive user's face.
 
-Detail transfer: what is given is the photo plus the difference of the two decoders' pictures, so that what an
-autoencoder cannot draw stays as it was.
+Detail transfer: what is given is the photo plus the difference between what `NetBd` makes of the translated and of the
+unchanged latents, so that what an autoencoder cannot draw stays as it was. Untrained, `translator` changes nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,28 +56,29 @@ class BeautyLosses:
     perceptual: float = 1.0
     parsing: float = 1.0  # constraint 1
     attributes: float = 1.0  # constraint 2
-    adversarial: float = 0.5  # constraint 3
+    adversarial: float = 1.0  # constraint 3
     identity: float = 1.0
     tone: float = 4.0  # the skin's mean colour stays
-    outside: float = 4.0  # hair, clothes and background stay
-    change: float = 0.5  # size of the change
+    outside: float = 10.0  # hair, clothes and background stay
+    change: float = 1.0  # size of the change
 
 
 @dataclass(frozen=True, kw_only=True)
 class BeautyConfig(SystemConfig):
     global_batch: int = 8  # half ordinary, half attractive faces
-    steps: int = 4_000
+    steps: int = 3_000
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     translator: TranslatorConfig = field(default_factory=TranslatorConfig)
     discriminator: ProjectedDiscriminatorConfig = field(default_factory=ProjectedDiscriminatorConfig)
     losses: BeautyLosses = field(default_factory=BeautyLosses)
     guarded: tuple[str, ...] = GUARDED
-    align_from: int = 1_000  # steps after which NetT learns to go from one latent space to the other unchanged
-    translate_from: int = 2_000  # steps after which the autoencoders stay as they are and NetT beautifies
+    align_from: int = 700  # steps after which NetT learns to go from one latent space to the other unchanged
+    translate_from: int = 1_500  # steps after which all that stays as it is
+    discriminator_steps: int = 200  # steps after that in which NetD learns what attractive is; then NetT beautifies
     autoencoder_rate: float = 1e-3
-    translator_rate: float = 5e-4
-    discriminator_rate: float = 5e-4
-    feature_network: str = "pretrained:efficientnet_lite0:4"  # frozen, of the perceptual term and under NetD
+    translator_rate: float = 2e-4
+    discriminator_rate: float = 2e-3
+    feature_network: str = "pretrained:efficientnet_lite0:5"  # frozen, of the perceptual term and under NetD
     parser: str = "parsing"  # NetS, a store reference
     classifier: str = "attributes"  # NetA
     recognition: str = "recognition"  # of the identity term
@@ -87,7 +89,7 @@ class Beauty(System):
     config_class = BeautyConfig
     requires = ("parsing", "attributes", "recognition")
     columns = ("image", "attributes")
-    released = ("ordinary_encoder", "ordinary_decoder", "translator", "attractive_decoder")
+    released = ("ordinary_encoder", "aligner", "translator", "attractive_decoder")
     step_name = "beautify"
     ablations = {  # noqa: RUF012
         "no-parsing": ("losses.parsing=0",),
@@ -104,18 +106,19 @@ class Beauty(System):
     def config(self, preset: str) -> BeautyConfig:
         if preset == "tiny":
             return BeautyConfig(
-                size=64, global_batch=8, steps=20, align_from=2, translate_from=4, checkpoint_every=10,
+                size=64, steps=20, align_from=2, translate_from=4, discriminator_steps=1, checkpoint_every=10,
                 sample_every=20, log_every=1, autoencoder=AutoencoderConfig(widths=(8, 16), latent_channels=8),
                 translator=TranslatorConfig(width=16, blocks=1, style_dim=16),
-                discriminator=ProjectedDiscriminatorConfig(width=8), feature_network="pretrained:efficientnet_lite0:3",
-                parser="", classifier="", recognition="",
+                discriminator=ProjectedDiscriminatorConfig(width=8, first_stage=1),
+                feature_network="pretrained:efficientnet_lite0:3", parser="", classifier="", recognition="",
             )  # fmt: skip
         if preset == "small":
             return BeautyConfig()
         return BeautyConfig(
-            size=512, global_batch=32, steps=150_000, align_from=40_000, translate_from=80_000, loader_processes=8,
-            checkpoint_every=1000, autoencoder=AutoencoderConfig((64, 128, 256, 384), 2, 64),
-            translator=TranslatorConfig(256, 8, 512), discriminator=ProjectedDiscriminatorConfig(256),
+            size=512, global_batch=32, steps=150_000, align_from=40_000, translate_from=80_000,
+            discriminator_steps=2_000, loader_processes=8, checkpoint_every=1000,
+            autoencoder=AutoencoderConfig((64, 128, 256, 384), 2, 64), translator=TranslatorConfig(256, 8, 512),
+            discriminator=ProjectedDiscriminatorConfig(256),
         )  # fmt: skip
 
     def check(self, config: BeautyConfig) -> None:
@@ -137,7 +140,8 @@ class Beauty(System):
         for kind in ("ordinary", "attractive"):
             networks[f"{kind}_encoder"] = FaceEncoder(config.autoencoder)
             networks[f"{kind}_decoder"] = FaceDecoder(config.autoencoder)
-        networks["translator"] = Translator(config.translator, config.autoencoder.latent_channels)
+        for part in ("aligner", "translator"):
+            networks[part] = Translator(config.translator, config.autoencoder.latent_channels)
         return networks
 
     def build_for_training(self, networks: Networks, config: BeautyConfig, frozen: Networks) -> dict[str, nn.Module]:
@@ -152,16 +156,18 @@ class Beauty(System):
         warmup = min(100, config.steps // 10)
         return {
             "autoencoders": OptimizerSpec(coders, config.autoencoder_rate, (0.9, 0.99), warmup_steps=warmup),
+            "aligner": OptimizerSpec(("aligner",), config.autoencoder_rate, (0.9, 0.99), warmup_steps=warmup),
             "translator": OptimizerSpec(("translator",), config.translator_rate, (0.5, 0.99), decay="cosine"),
             "discriminator": OptimizerSpec(("discriminator",), config.discriminator_rate, (0.5, 0.99)),
         }
 
     def phases(self, config: BeautyConfig) -> list[Phase]:
         aligned, translated = config.align_from, config.translate_from
+        begin = translated + (config.discriminator_steps if config.losses.adversarial > 0 else 0)
         phases = [
             Phase("autoencoders", "autoencoders", self._reconstruction_loss, end=translated),
-            Phase("alignment", "translator", self._alignment_loss, start=aligned, end=translated),
-            Phase("translator", "translator", self._translation_loss, start=translated),
+            Phase("alignment", "aligner", self._alignment_loss, start=aligned, end=translated),
+            Phase("translator", "translator", self._translation_loss, start=begin),
         ]
         if config.losses.adversarial > 0:
             phases.append(Phase("discriminator", "discriminator", self._discriminator_loss, start=translated))
@@ -207,11 +213,11 @@ class Beauty(System):
         return total, metrics
 
     def _alignment_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
-        """NetT between the latent spaces, the face unchanged: where beautifying begins."""
+        """From one latent space to the other, the face unchanged: where beautifying begins."""
         ordinary, _ = _halves(batch["image"])
         with torch.no_grad():
             latents = networks["ordinary_encoder"](ordinary)
-        made = networks["attractive_decoder"](networks["translator"](latents)).float()
+        made = networks["attractive_decoder"](networks["aligner"](latents)).float()
         return _likeness(made, ordinary, state), {}
 
     def _translation_loss(
@@ -281,8 +287,8 @@ class Beauty(System):
         from rayface.evaluation.pictures import grid
 
         ordinary = batch["image"][0::2][:6]
-        plain = networks["ordinary_decoder"](networks["ordinary_encoder"](ordinary)).float()
-        rows = (ordinary, plain, beautify(networks, ordinary))
+        drawn = networks["attractive_decoder"](networks["aligner"](networks["ordinary_encoder"](ordinary)))
+        rows = (ordinary, drawn, beautify(networks, ordinary))
         return grid([to_uint8(images.float().cpu()) for images in rows])
 
     def make_step(self, loaded: "LoadedModel", device: str | torch.device = "cpu") -> "BeautifyStep":
@@ -292,11 +298,11 @@ class Beauty(System):
 def beautify(networks: Networks, images: Tensor) -> Tensor:
     """Faces float [N, 3, S, S] in [-1, 1] -> the same, beautified (A6), not clipped.
 
-    `NetBd(NetT(NetCe(x)))`, less what `NetCd(NetCe(x))` makes of x, plus x. Only NetT gets a gradient.
+    `NetBd(NetT(NetCe(x)))`, less what it is without the translator, plus x. Only the translator gets a gradient.
     """
     with torch.no_grad():
-        latents = networks["ordinary_encoder"](images)
-        plain = networks["ordinary_decoder"](latents).float()
+        latents = networks["aligner"](networks["ordinary_encoder"](images))
+        plain = networks["attractive_decoder"](latents).float()
     made = networks["attractive_decoder"](networks["translator"](latents)).float()
     return images.float() + made - plain
 
