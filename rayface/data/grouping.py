@@ -49,11 +49,15 @@ def fingerprints(small: np.ndarray) -> np.ndarray:
 
     The dot product of two is the correlation of their detail. A flat picture gives zeros: it is like no other.
     """
-    grey = torch.from_numpy(small.astype(np.float32)).reshape(-1, 1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    detail = (grey - gaussian_blur(grey, _THUMBNAIL_BLUR)).flatten(1)
-    detail = detail - detail.mean(1, keepdim=True)
-    length = detail.norm(dim=1, keepdim=True)
-    return torch.where(length > 1, detail / length.clamp_min(1), 0).numpy()  # below 1: rounding, no picture
+    made = np.empty(small.shape, np.float32)
+    for start in range(0, len(small), _BLOCK):  # at once the blur takes tens of times the room of what it gives
+        part = slice(start, start + _BLOCK)
+        grey = torch.from_numpy(small[part].astype(np.float32)).reshape(-1, 1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+        detail = (grey - gaussian_blur(grey, _THUMBNAIL_BLUR)).flatten(1)
+        detail = detail - detail.mean(1, keepdim=True)
+        length = detail.norm(dim=1, keepdim=True)
+        made[part] = torch.where(length > 1, detail / length.clamp_min(1), 0).numpy()  # below 1: rounding, no picture
+    return made
 
 
 def alike(vectors: np.ndarray, threshold: float, block: int = _BLOCK, limit: int = NEIGHBOURS) -> AlikePairs:
