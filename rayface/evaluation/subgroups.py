@@ -73,9 +73,10 @@ def predicted_attributes(dataset: "FaceDataset", total: int, classify: Classify,
 
 
 def by_group(values: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """The mean of each metric in each group with its interval, and the group's number of photos."""
+    """The mean of each metric in each group with its interval, and the group's number of photos that have values."""
     table: dict[str, dict[str, Any]] = {}
-    for group, mask in {"all": np.ones(len(next(iter(masks.values()))), bool), **masks}.items():
+    measured = ~np.isnan(np.stack(list(values.values()))).all(0)
+    for group, mask in {"all": measured, **{name: mask & measured for name, mask in masks.items()}}.items():
         table[group] = {"photos": int(mask.sum())}
         for name, per_photo in values.items():
             chosen = per_photo[mask & ~np.isnan(per_photo)]
