@@ -1,6 +1,8 @@
 """Put a parser that `rayface train parsing` made into weights/judges, as the judge of where a face's parts are.
 
-    rayface train parsing --data DIR --set seed=7 --set parser.widths=20,40,80,112,144 --set jitter=0.35
+    rayface train parsing --data DIR --set steps=900 --set seed=7 --set parser.widths=20,40,80,112,144 --set jitter=0.35
+        --set shift=0.08
+    rayface train parsing --data DIR --init parsing@1 --set steps=1000 --set seed=8 --set learning_rate=0.0007
     python -m benchmarks.release_parsing_judge REF --store runs/store --data DIR --terms "CelebAMask-HQ: ..."
 
 It has no weight, no width and no order of training in common with the released parser, whose training photos it
