@@ -61,17 +61,19 @@ def fingerprints(small: np.ndarray) -> np.ndarray:
 
 
 def alike(vectors: np.ndarray, threshold: float, block: int = _BLOCK, limit: int = NEIGHBOURS) -> AlikePairs:
-    """The pairs of `vectors` (float32 [N, D], unit length) whose dot product is at least `threshold`.
+    """The pairs of `vectors` (float32 [N, D], unit length, or zeros: like nobody) whose dot product is >= `threshold`.
 
     Of each face at most the `limit` pairs with later faces that are most alike; `block` rows are multiplied with
     `block` others at a time, which bounds memory and does not change the result.
     """
+    rows = np.flatnonzero(vectors.any(1))
+    vectors = vectors[rows]
     found = [pair for start in range(0, len(vectors), block) for pair in _rows(vectors, start, threshold, block, limit)]
     if not found:
         return AlikePairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
     first, second, similarity = (np.concatenate(part) for part in zip(*found, strict=True))
     order = np.lexsort((second, first))
-    return AlikePairs(first[order], second[order], similarity[order])
+    return AlikePairs(rows[first[order]], rows[second[order]], similarity[order])
 
 
 def _rows(
