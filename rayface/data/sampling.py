@@ -7,7 +7,8 @@ import numpy as np
 from rayface.errors import RayfaceError
 from rayface.randomness import generator
 
-Sampler = Callable[[int], np.ndarray]  # step -> dataset indices, int64 [global_batch]
+# step -> dataset indices, int64 [global_batch]; can be pickled, as loaders run in other processes
+Sampler = Callable[[int], np.ndarray]
 LEAST_ALIKE = 8  # fewer partners of a group would be seen again and again
 
 
@@ -28,28 +29,28 @@ def batch_indices(seed: int, step: int, global_batch: int, length: int) -> np.nd
     return indices
 
 
-def paired_sampler(first: np.ndarray, second: np.ndarray, groups: np.ndarray, seed: int, global_batch: int) -> Sampler:
+class PairedSampler:
     """Batches that alternate: a face of `first`, one of `second` that is like it in group, the next of `first` ...
 
     `first`, `second`: dataset indices, int64; `groups` int64 [faces of the dataset]. Faces of `first` come once an
     epoch; the partner is drawn from all of its group (from all of `second` where the group has under LEAST_ALIKE). So
     the two halves of a batch differ in what tells `first` from `second`, and not in how many of each group they have.
     """
-    partners = {}
-    for group in np.unique(groups[first]):
-        alike = second[groups[second] == group]
-        partners[int(group)] = alike if len(alike) >= LEAST_ALIKE else second
 
-    def choose(step: int) -> np.ndarray:
-        pairs = global_batch // 2
-        left = first[batch_indices(seed, step, pairs, len(first))]
+    def __init__(self, first: np.ndarray, second: np.ndarray, groups: np.ndarray, seed: int, global_batch: int) -> None:
+        self.first, self.groups, self.seed, self.pairs = first, groups, seed, global_batch // 2
+        self.partners: dict[int, np.ndarray] = {}
+        for group in np.unique(groups[first]):
+            alike = second[groups[second] == group]
+            self.partners[int(group)] = alike if len(alike) >= LEAST_ALIKE else second
+
+    def __call__(self, step: int) -> np.ndarray:
+        left = self.first[batch_indices(self.seed, step, self.pairs, len(self.first))]
         right = []
         for place, index in enumerate(left):
-            alike = partners[int(groups[index])]
-            right.append(alike[generator(seed, step, place, "partner").integers(len(alike))])
+            alike = self.partners[int(self.groups[index])]
+            right.append(alike[generator(self.seed, step, place, "partner").integers(len(alike))])
         return np.stack([left, np.array(right, np.int64)], 1).reshape(-1)
-
-    return choose
 
 
 def rank_slice(global_batch: int, rank: int, world_size: int) -> slice:

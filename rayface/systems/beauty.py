@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rayface.data.sampling import Sampler, paired_sampler
+from rayface.data.sampling import PairedSampler, Sampler
 from rayface.errors import RayfaceError
 from rayface.imaging.codec import to_float, to_uint8
 from rayface.imaging.views import draw_view, view
@@ -189,7 +189,7 @@ class Beauty(System):
                 "both (`rayface data label` tells them apart)",
                 kind="bad-labels",
             )
-        return paired_sampler(first, second, groups, config.seed, config.global_batch)
+        return PairedSampler(first, second, groups, config.seed, config.global_batch)
 
     def prepare(self, batch: dict[str, Any], config: BeautyConfig, generators: Sequence[np.random.Generator]) -> Batch:
         from rayface.data.augmentation import mirror_images

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayface.data.sampling import LEAST_ALIKE, batch_indices, paired_sampler, rank_slice
+from rayface.data.sampling import LEAST_ALIKE, PairedSampler, batch_indices, rank_slice
 from rayface.errors import RayfaceError
 
 
@@ -41,7 +41,7 @@ def test_partners_are_of_the_same_group(faces: list[tuple[bool, int]], seed: int
     first, second = np.flatnonzero(~kinds), np.flatnonzero(kinds)
     if not (len(first) and len(second)):
         return
-    choose = paired_sampler(first, second, groups, seed, 8)
+    choose = PairedSampler(first, second, groups, seed, 8)
     steps = -(-len(first) // 4)
     pairs = np.concatenate([choose(step).reshape(-1, 2) for step in range(steps)])
     assert set(pairs[:, 0]) == set(first), "every face of the first kind comes in an epoch"

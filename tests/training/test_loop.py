@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,17 @@ def test_resumed_equals_unbroken_bit_for_bit(name: str, drawn_faces: str, tmp_pa
     assert resumed.step == 5
     run(resumed, dataset, lambda *_: None)
     assert same(state_of(unbroken, tmp_path / "a"), state_of(resumed, tmp_path / "b"))
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_batches_are_the_same_in_a_loader_process(name: str, drawn_faces: str) -> None:
+    """What `loader_processes` need: everything that makes a batch can be sent there."""
+    system = get_system(name)
+    config = resolve_config(system, "tiny", [])
+    dataset = dataset_for(system, config, drawn_faces)
+    here = StepBatches(system, system.fitted(config, dataset), dataset, solo())
+    there = pickle.loads(pickle.dumps(here))
+    assert same(here[3], there[3])
 
 
 def test_batches_do_not_depend_on_the_number_of_ranks(drawn_faces: str) -> None:
