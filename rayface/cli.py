@@ -131,6 +131,7 @@ def ablate(
     out: Annotated[str, typer.Option(help="folder for the runs and the table; the same one goes on")],
     seeds: Annotated[str, typer.Option(help="separated by commas")] = "0,1,2",
     init: Annotated[str, typer.Option(help="model that every run starts from")] = "",
+    store: Store = "",
     preset: Annotated[str, typer.Option(help="tiny, small (if nothing is said) or base; not with --init")] = "",
     set_: Set = [],  # noqa: B006
     split: Annotated[str, typer.Option(help="what the runs are judged on")] = "test",
@@ -143,7 +144,7 @@ def ablate(
     if not all(part.strip().isdigit() for part in seeds.split(",")):
         raise RayfaceError(f"--seeds {seeds!r}: give numbers separated by commas, for example 0,1,2")
     numbers = [int(part) for part in seeds.split(",")]
-    print(run(system, data, out, numbers, init, preset, set_, split, limit or None))
+    print(run(system, data, out, numbers, init, store, preset, set_, split, limit or None))
 
 
 @app.command()

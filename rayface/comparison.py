@@ -13,6 +13,7 @@ import numpy as np
 
 from rayface.data.dataset import FaceDataset
 from rayface.errors import RayfaceError
+from rayface.storage import open_filesystem, write_bytes
 from rayface.training.request import TrainRequest
 
 WHOLE = "whole"  # the arm with nothing switched off
@@ -24,6 +25,7 @@ def ablate(
     out: str,
     seeds: Sequence[int],
     init: str = "",
+    store: str = "",
     preset: str = "",
     settings: Sequence[str] = (),
     split: str = "test",
@@ -32,8 +34,9 @@ def ablate(
 ) -> str:
     """Train `system` whole and with each of its `ablations`, with every seed, and judge all on `split`.
 
+    `store` is where `init` and the frozen models are, and where the trained ones go (default: a new one in `out`).
     Gives the table as Markdown, with the data's hash; it is also written to `out`/ablation.md.
-    Raises RayfaceError for a system that names no ablations.
+    Raises RayfaceError for a system that names no ablations, and for runs in `out` that were asked for otherwise.
     """
     from rayface.systems.base import get_system
 
@@ -48,12 +51,13 @@ def ablate(
             name = f"{arm}-{seed}"
             tell(f"{arm}, seed {seed}")
             request = TrainRequest(
-                (system,), data, preset, init=init, storage=out, store=f"{out}/{name}-store", name=name,
+                (system,), data, preset, init=init, storage=out, store=store or f"{out}/store", name=name,
                 overrides=(*settings, f"seed={seed}", *off),
             )  # fmt: skip
             trained_and_judged(request, arm, seed, described.ablation_metrics, limit, split=split)
-    found = f"{table(Path(out), described.ablation_metrics)}\n\nData, {split} split: {digest}\n"
-    Path(out, "ablation.md").write_text(found)
+    names = [f"{arm}-{seed}" for arm in arms for seed in seeds]
+    found = f"{table(Path(out), described.ablation_metrics, names)}\n\nData, {split} split: {digest}\n"
+    _write(Path(out, "ablation.md"), found)
     return found
 
 
@@ -66,15 +70,29 @@ def trained_and_judged(
     judged: bool = True,
     split: str = "test",
 ) -> dict[str, Any]:
-    """Train one arm with one seed and evaluate; kept as NAME.json in the request's storage and read from there."""
+    """Train one arm with one seed and evaluate; kept as NAME.json in the request's storage and read from there.
+
+    Raises RayfaceError where that was asked for with other data, settings or measures.
+    """
     from rayface.training.local import train_here
 
     file = Path(request.storage, f"{request.name}.json")
-    if not file.exists():
+    asked = {
+        "data": FaceDataset(request.data, split).digest, "init": request.init, "preset": request.preset,
+        "settings": list(request.overrides), "split": split, "limit": limit, "judged": judged,
+    }  # fmt: skip
+    if file.exists():
+        held = json.loads(file.read_text()).get("asked", asked)  # older runs do not say
+        if held != asked:
+            changed = ", ".join(
+                f"{key} ({held[key]} then, {asked[key]} now)" for key in asked if held[key] != asked[key]
+            )
+            raise RayfaceError(f"{file} is of another comparison: {changed}; choose another folder, or delete it")
+    else:
         (system,) = request.systems
         model = train_here(request)["models"][system]
         found = evaluated(system, request.data, request.store, model, metrics, limit, judged, split)
-        file.write_text(json.dumps({"arm": arm, "seed": seed, **found}, indent=1) + "\n")
+        _write(file, json.dumps({"arm": arm, "seed": seed, "asked": asked, **found}, indent=1) + "\n")
     return json.loads(file.read_text())
 
 
@@ -88,7 +106,10 @@ def evaluated(
     judged: bool = True,
     split: str = "test",
 ) -> dict[str, Any]:
-    """Million multiplications of a model's first network, and metrics (dotted names) of it on a split."""
+    """Million multiplications of a model's first network, and metrics (dotted names) of it on a split.
+
+    A metric that could not be measured (its judge is not at hand) is None.
+    """
     import torch
 
     from rayface.compression.cost import multiplications
@@ -102,12 +123,16 @@ def evaluated(
     loaded = opened.load(model)
     network = loaded.networks[get_system(system).released[0]]
     example = torch.zeros(1, 3, loaded.config.size, loaded.config.size)
-    return {"megamacs": multiplications(network, example) / 1e6, **{metric: found[metric] for metric in metrics}}
+    return {"megamacs": multiplications(network, example) / 1e6, **{metric: found.get(metric) for metric in metrics}}
 
 
-def table(folder: Path, metrics: Sequence[str]) -> str:
-    """Markdown: a line for every run, and of every arm with several seeds the mean (lowest to highest seed)."""
-    runs = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+def table(folder: Path, metrics: Sequence[str], names: Sequence[str] | None = None) -> str:
+    """Markdown: a line for every run, and of every arm with several seeds the mean (lowest to highest seed).
+
+    `names`: which runs; None for all in the folder.
+    """
+    files = sorted(folder.glob("*.json")) if names is None else [folder / f"{name}.json" for name in names]
+    runs = [json.loads(file.read_text()) for file in files]
     lines = ["| arm | seed | M mult. | " + " | ".join(metrics) + " |", "|---" * (3 + len(metrics)) + "|"]
     for run in runs:
         values = " | ".join(f"{_number(run[metric]):.3f}" for metric in metrics)
@@ -121,5 +146,13 @@ def table(folder: Path, metrics: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _number(value: float | Mapping[str, float]) -> float:
+def _number(value: float | Mapping[str, float] | None) -> float:
+    if value is None:
+        return float("nan")
     return float(value["value"] if isinstance(value, Mapping) else value)
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole, or not at all."""
+    filesystem, place = open_filesystem(str(path))
+    write_bytes(text.encode(), place, filesystem)

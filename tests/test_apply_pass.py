@@ -78,7 +78,7 @@ def test_a_stopped_pass_goes_on(
 
 def test_what_cannot_be_done_is_said_before_anything_starts(store: ModelStore, photos: Path, tmp_path: Path) -> None:
     for steps, settings, models, message in (
-        (["beautify"], [], [], "known"),
+        (["shave"], [], [], "known"),
         (["enhance"], ["strength=3"], [], "from 0 to 1"),
         (["enhance"], [], ["enhance=enhancement@9"], "no model"),
     ):

@@ -118,7 +118,7 @@ def test_bad_applications(store: ModelStore, tmp_path: Path) -> None:
     for source, target, steps, settings, message in (
         (tmp_path / "no.png", tmp_path / "out.png", "enhance", [], "does not exist"),
         (photo, tmp_path / "out.gif", "enhance", [], "must end in"),
-        (photo, tmp_path / "out.png", "beautify", [], "known"),
+        (photo, tmp_path / "out.png", "shave", [], "known"),
         (photo, tmp_path / "out.png", "enhance", ["strength=3"], "from 0 to 1"),
         (photo, tmp_path / "out.png", "enhance", ["size=3"], "known: strength"),
         (photo, tmp_path / "out.png", "enhance", ["strength"], "key=value"),

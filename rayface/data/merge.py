@@ -60,8 +60,9 @@ def merge(sources: Sequence[str], out: str) -> dict[str, Any]:
 def _check(
     sources: Sequence[str], places: Sequence[tuple[fs.FileSystem, str]], manifests: Sequence[dict[str, Any]]
 ) -> None:
-    seen: dict[str, dict[str, str]] = {"id": {}, "identity": {}}
-    for source, (filesystem, folder), manifest in zip(sources, places, manifests, strict=True):
+    seen: dict[str, dict[str, int]] = {"id": {}, "identity": {}}
+    for number, (filesystem, folder) in enumerate(places):
+        source, manifest = sources[number], manifests[number]
         if manifest["size"] != manifests[0]["size"]:
             raise RayfaceError(
                 f"{source} has crops of {manifest['size']} px and {sources[0]} of {manifests[0]['size']} px; make both "
@@ -71,10 +72,10 @@ def _check(
             table = shards.read_columns(f"{folder}/{entry['name']}", filesystem, ["id", "identity"])
             for column, owners in seen.items():
                 for value in filter(None, table[column].to_pylist()):
-                    if owners.setdefault(value, source) != source:
+                    if owners.setdefault(value, number) != number:
                         raise RayfaceError(
-                            f"{owners[value]} and {source} both have the {column} {value!r}: the same face or person? "
-                            "Then merge photos, not data sets; else rename it in one of them."
+                            f"{sources[owners[value]]} and {source} both have the {column} {value!r}: the same face or "
+                            "person? Then merge photos, not data sets; else rename it in one of them."
                         )
 
 

@@ -75,16 +75,11 @@ def run_pass(
     rows = ray.data.from_items(list(chunks), override_num_blocks=len(chunks))
     if isinstance(work, type):
         units = ray.cluster_resources().get("GPU" if gpu else "CPU", 0)
-        if units < 1 and not workers:
+        if units < 1:
             missing = "GPU; leave --gpu out" if gpu else "CPU for work (the head has none)"
-            raise RayfaceError(
-                f"The Ray cluster has no {missing}, add a node with one, or say how many --workers where it starts "
-                "nodes when they are wanted.",
-                kind="no-gpu",
-            )
-        most = min(workers or int(units), len(chunks))
-        # fewer than `workers` begin at once where there is no room for all; the others when nodes have joined
-        pool = ray.data.ActorPoolStrategy(min_size=max(1, min(most, int(units))), max_size=most)
+            raise RayfaceError(f"The Ray cluster has no {missing}, or add a node with one.", kind="no-gpu")
+        size = max(1, min(workers or int(units), int(units), len(chunks)))
+        pool = ray.data.ActorPoolStrategy(size=size)
         results = rows.map(work, compute=pool, num_cpus=1, num_gpus=1 if gpu else None)
     else:
         results = rows.map(work, num_cpus=1, concurrency=workers)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 Change = Callable[[Tensor], Tensor]  # crops uint8 [N, 3, S, S] -> changed crops
 Values = dict[str, np.ndarray]  # what is measured -> one value a face
 SIDE = 256  # of the crops that the judges see
-PEOPLE = 100  # among whom a beautified face must be found again
+PEOPLE = 100  # among whom a beautified face must be found again; a smaller split has fewer, and the report says so
+LEAST_GAP = 0.1  # logits
 
 # Per face: at least, or at most; a face that meets them all counts as `joint`.
 LIMITS: dict[str, tuple[str, float]] = {
@@ -70,16 +71,21 @@ def beautification_report(
     - joint: faces that meet all of LIMITS. Where a judge is missing, so are its measures and `joint`.
     """
     ordinary, attractive = _kinds(dataset, limit)
-    crops = _crops(dataset, ordinary, batch)
-    judges = _Judges(guarded, dataset, ordinary, batch)
-    gap = judges.gap(crops, _crops(dataset, attractive, batch))
+    judges = _Judges(guarded, dataset, batch)
+    gap = judges.gap(ordinary, attractive)
     methods: dict[str, Change] = {**(others or {}), "model": change}
     if judging().baselines and judges.parser is not None:
         methods = {"smoothing": lambda part: smooth_and_warp(part, judges.masks(part)), **methods}
-    report: dict[str, Any] = {"faces": len(ordinary), **({"gap": gap} if gap is not None else {})}
+    report: dict[str, Any] = {"faces": len(ordinary), "people": len(judges.in_gallery)}
+    report |= {"gap": gap} if judges.attributes is not None else {}
     for name, method in methods.items():
-        changed = torch.cat([method(part) for part in crops.split(batch)])
-        values = judges.measure(crops, changed, gap)
+        parts = []  # a few faces in memory at a time
+        for start in range(0, len(ordinary), batch):
+            indices = ordinary[start : start + batch]
+            crops = dataset.batch(indices)["image"]
+            assert isinstance(crops, Tensor)
+            parts.append(judges.measure(indices, _seen(crops), _seen(method(crops)), gap))
+        values = {measure: np.concatenate([part[measure] for part in parts]) for measure in parts[0]}
         report[name] = summary(values)
         if name == "model":
             _record(values, ordinary, len(dataset))
@@ -111,11 +117,11 @@ def _meets(values: np.ndarray, kind: str, bound: float) -> np.ndarray:
 
 
 class _Judges:
-    """The judges that are at hand, and what they say of the faces `ordinary` of `dataset`, before and after."""
+    """The judges that are at hand, and what they say of faces of `dataset`, before and after."""
 
-    def __init__(self, guarded: Sequence[str], dataset: "FaceDataset", ordinary: np.ndarray, batch: int) -> None:
+    def __init__(self, guarded: Sequence[str], dataset: "FaceDataset", batch: int) -> None:
         panel = judging()
-        self.device = panel.device
+        self.device, self.dataset, self.batch = panel.device, dataset, batch
         self.guarded = [ATTRIBUTE_ID[name] for name in guarded]
         told = ("attractiveness_shift", "guarded_agreement", "gender_flips")
         self.attributes = panel.network("attributes", told)
@@ -123,15 +129,18 @@ class _Judges:
         self.identity_second = panel.network("identity_second", ("identity_distance_second",))
         seen = ("parsing_agreement", "skin_tone_change", "skin_lightening", "smoothing")
         self.parser = panel.network("parsing", seen)
-        who = [identity or face for identity, face in zip(dataset.identities, dataset.ids, strict=True)]
-        self.people = np.array([who[index] for index in ordinary])
+        named = zip(dataset.identities, dataset.ids, strict=True)
+        self.people = np.array([identity or face for identity, face in named])
+        self.in_gallery, chosen = np.unique(self.people, return_index=True)  # one photo each of PEOPLE people
+        self.in_gallery = self.in_gallery[:PEOPLE]
         if self.identity is not None:
-            chosen: dict[str, int] = {}  # one photo each of PEOPLE people, those to be changed first
-            for index in [*ordinary, *range(len(dataset))]:
-                if len(chosen) < PEOPLE:
-                    chosen.setdefault(who[index], int(index))
-            self.gallery = self.look(self.identity, _crops(dataset, np.array(list(chosen.values())), batch))
-            self.in_gallery = np.array(list(chosen))
+            self.gallery = self.of(self.identity, chosen[:PEOPLE])
+
+    def of(self, network: nn.Module, indices: np.ndarray) -> Tensor:
+        """What a judge says of faces of the data set."""
+        starts = range(0, len(indices), self.batch)
+        crops = (self.dataset.batch(indices[start : start + self.batch])["image"] for start in starts)
+        return torch.cat([self.look(network, _seen(part)) for part in crops])  # type: ignore[arg-type]
 
     @torch.inference_mode()
     def look(self, network: nn.Module, crops: Tensor) -> Tensor:
@@ -151,20 +160,32 @@ class _Judges:
         assert self.attributes is not None
         return self.look(self.attributes, crops).logit(1e-6)
 
-    def gap(self, ordinary: Tensor, attractive: Tensor) -> float | None:
-        """Between the mean attractiveness (logits) of the two kinds of faces."""
-        if self.attributes is None:
-            return None
-        place = ATTRIBUTE_ID["Attractive"]
-        return float(self.logits(attractive)[:, place].mean() - self.logits(ordinary)[:, place].mean())
+    def gap(self, ordinary: np.ndarray, attractive: np.ndarray) -> float:
+        """Between the mean attractiveness (logits) of the two kinds of faces; NaN where there is no judge of it.
 
-    def measure(self, before: Tensor, after: Tensor, gap: float | None) -> Values:
+        Raises RayfaceError where there is none: shifts by parts of it would mean nothing.
+        """
+        if self.attributes is None:
+            return float("nan")
+        first, second = (
+            self.of(self.attributes, kind).logit(1e-6)[:, ATTRIBUTE_ID["Attractive"]] for kind in (ordinary, attractive)
+        )
+        gap = float(second.mean() - first.mean())
+        if gap < LEAST_GAP:
+            raise RayfaceError(
+                f"the judge sees no more attractiveness in the {len(second)} faces labelled so than in the "
+                f"{len(first)} others (a gap of {gap:.2f} logits); take more faces, or better labels",
+                kind="bad-labels",
+            )
+        return gap
+
+    def measure(self, indices: np.ndarray, before: Tensor, after: Tensor, gap: float) -> Values:
+        """Of the faces `indices`, crops uint8 [N, 3, SIDE, SIDE] before and after."""
         values: Values = {}
         if self.attributes is not None:
-            assert gap is not None
             values |= self._attribute_values(before, after, gap)
         if self.identity is not None:
-            values |= self._identity_values(before, after)
+            values |= self._identity_values(self.people[indices], before, after)
         if self.identity_second is not None:
             distance = JUDGED_METRICS["identity_distance_second"][1]
             ours, theirs = self.look(self.identity_second, after), self.look(self.identity_second, before)
@@ -186,18 +207,18 @@ class _Judges:
             "gender_flips": (old != new)[:, male].float().numpy(),
         }
 
-    def _identity_values(self, before: Tensor, after: Tensor) -> Values:
+    def _identity_values(self, people: np.ndarray, before: Tensor, after: Tensor) -> Values:
         assert self.identity is not None
         ours, theirs = self.look(self.identity, after), self.look(self.identity, before)
         own = (ours - theirs).norm(dim=1)
         others = torch.cdist(ours, self.gallery)
-        others[torch.from_numpy(self.people[:, None] == self.in_gallery)] = float("inf")
+        others[torch.from_numpy(people[:, None] == self.in_gallery)] = float("inf")
         return {"identity_distance": own.numpy(), "ranks_first": (own < others.amin(1)).float().numpy()}
 
     def _parsing_values(self, before: Tensor, after: Tensor) -> Values:
         old, new = self.masks(before), self.masks(after)
         skin = old == PARSING_ID["skin"]
-        tone = typology_angle(after, skin) - typology_angle(before, skin)
+        tone = (typology_angle(after, skin) - typology_angle(before, skin) + 180) % 360 - 180  # of angles
         return {
             "parsing_agreement": region_iou(counts(new.numpy(), old.numpy())),
             "skin_tone_change": tone.abs().numpy(),
@@ -229,9 +250,9 @@ def _kinds(dataset: "FaceDataset", limit: int | None) -> tuple[np.ndarray, np.nd
     return kinds
 
 
-def _crops(dataset: "FaceDataset", indices: np.ndarray, batch: int) -> Tensor:
-    parts = [dataset.batch(indices[start : start + batch])["image"] for start in range(0, len(indices), batch)]
-    return resize_images(torch.cat(parts), SIDE)  # type: ignore[arg-type]
+def _seen(crops: Tensor) -> Tensor:
+    """Crops of any side as judges see them."""
+    return resize_images(crops, SIDE)
 
 
 def _record(values: Values, ordinary: np.ndarray, faces: int) -> None:

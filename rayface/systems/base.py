@@ -158,6 +158,7 @@ class System:
     step_name: ClassVar[str] = ""  # what `steps=` calls it; "" where it offers no step
     whole_photo: ClassVar[bool] = False  # its step works on the photo (stages.PhotoStep), not on face crops
     frozen_systems: ClassVar[Mapping[str, str]] = {}  # config key of a frozen model -> the system it must be of
+    samples_together: ClassVar[int] = 1  # of a batch that must be on one worker (pairs)
     ablations: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # what may be switched off -> the settings that do it
     ablation_metrics: ClassVar[tuple[str, ...]] = ()  # of the report (dotted names): what `rayface ablate` shows
 

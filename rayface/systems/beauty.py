@@ -28,7 +28,17 @@ from rayface.networks.efficientnet_lite import feature_distance
 from rayface.networks.precision import as_served
 from rayface.networks.projected_discriminator import ProjectedDiscriminator, ProjectedDiscriminatorConfig
 from rayface.records import ATTRIBUTE_ID, ATTRIBUTES, PARSING_ID
-from rayface.systems.base import Batch, Networks, OptimizerSpec, Phase, PhaseState, System, SystemConfig, check_size
+from rayface.systems.base import (
+    Batch,
+    ExportView,
+    Networks,
+    OptimizerSpec,
+    Phase,
+    PhaseState,
+    System,
+    SystemConfig,
+    check_size,
+)
 from rayface.systems.losses import detail_loss
 
 if TYPE_CHECKING:
@@ -45,11 +55,12 @@ GUARDED = (
 )  # fmt: skip
 FACE = ("skin", "nose", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "u_lip", "l_lip")  # what may change
 SKIN = ("skin", "nose")
+TINT_CELLS = 32  # to a side; finer colour is what skin is made of
 
 
 @dataclass(frozen=True)
 class BeautyLosses:
-    """Weights; a term of weight 0 is not computed. The first three are the autoencoders', the others NetT's."""
+    """Weights. The first three are the autoencoders', the others NetT's."""
 
     pixel: float = 1.0
     detail: float = 1.0
@@ -59,6 +70,7 @@ class BeautyLosses:
     adversarial: float = 1.0  # constraint 3
     identity: float = 1.0
     tone: float = 4.0  # the skin's mean colour stays
+    tint: float = 8.0  # no part of the skin takes on another colour
     outside: float = 10.0  # hair, clothes and background stay
     change: float = 1.0  # size of the change
 
@@ -91,6 +103,7 @@ class Beauty(System):
     columns = ("image", "attributes")
     released = ("ordinary_encoder", "aligner", "translator", "attractive_decoder")
     step_name = "beautify"
+    samples_together = 2  # an ordinary and an attractive face
     ablations = {  # noqa: RUF012
         "no-parsing": ("losses.parsing=0",),
         "no-attributes": ("losses.attributes=0",),
@@ -132,6 +145,12 @@ class Beauty(System):
             raise RayfaceError(
                 f"align_from={config.align_from} must not come after translate_from={config.translate_from}"
             )
+        begin = config.translate_from + config.discriminator_steps
+        if config.translate_from < config.steps <= begin:
+            raise RayfaceError(
+                f"steps={config.steps}: the translator begins at step {begin} (translate_from + discriminator_steps); "
+                f"train longer, or give steps={config.translate_from} for the autoencoders and the aligner alone"
+            )
         if not config.feature_network:
             raise RayfaceError("feature_network is empty; give one, for example pretrained:efficientnet_lite0:4")
 
@@ -156,14 +175,14 @@ class Beauty(System):
         warmup = min(100, config.steps // 10)
         return {
             "autoencoders": OptimizerSpec(coders, config.autoencoder_rate, (0.9, 0.99), warmup_steps=warmup),
-            "aligner": OptimizerSpec(("aligner",), config.autoencoder_rate, (0.9, 0.99), warmup_steps=warmup),
+            "aligner": OptimizerSpec(("aligner",), config.autoencoder_rate, (0.9, 0.99)),
             "translator": OptimizerSpec(("translator",), config.translator_rate, (0.5, 0.99), decay="cosine"),
             "discriminator": OptimizerSpec(("discriminator",), config.discriminator_rate, (0.5, 0.99)),
         }
 
     def phases(self, config: BeautyConfig) -> list[Phase]:
         aligned, translated = config.align_from, config.translate_from
-        begin = translated + (config.discriminator_steps if config.losses.adversarial > 0 else 0)
+        begin = translated + config.discriminator_steps  # without NetD too, or ablations were not of equal steps
         phases = [
             Phase("autoencoders", "autoencoders", self._reconstruction_loss, end=translated),
             Phase("alignment", "aligner", self._alignment_loss, start=aligned, end=translated),
@@ -234,13 +253,13 @@ class Beauty(System):
             terms["adversarial"] = F.softplus(-logits.float()).mean()
         if "parser" in state.frozen:
             terms |= _parsing_terms(state.frozen["parser"], beautified, ordinary)
-        if "classifier" in state.frozen:
+        if "classifier" in state.frozen and losses.attributes > 0:
             guarded = [ATTRIBUTE_ID[name] for name in config.guarded]
             with torch.no_grad():
                 wanted = state.frozen["classifier"](ordinary).float()[:, guarded].sigmoid()
             logits = state.frozen["classifier"](beautified).float()[:, guarded]
             terms["attributes"] = _divergence(logits, wanted)
-        if "recognition" in state.frozen:
+        if "recognition" in state.frozen and losses.identity > 0:
             recognise = state.frozen["recognition"]
             cosine = F.cosine_similarity(recognise(beautified).float(), recognise(ordinary).float())
             terms["identity"] = (1 - cosine).mean()
@@ -291,6 +310,9 @@ class Beauty(System):
         rows = (ordinary, drawn, beautify(networks, ordinary))
         return grid([to_uint8(images.float().cpu()) for images in rows])
 
+    def export_views(self, networks: Networks, config: BeautyConfig) -> dict[str, ExportView]:
+        return {"beautifier": ExportView(Beautifier(networks), config.size, Beautifier.outputs)}
+
     def make_step(self, loaded: "LoadedModel", device: str | torch.device = "cpu") -> "BeautifyStep":
         return BeautifyStep(loaded, torch.device(device))
 
@@ -305,6 +327,21 @@ def beautify(networks: Networks, images: Tensor) -> Tensor:
         plain = networks["attractive_decoder"](latents).float()
     made = networks["attractive_decoder"](networks["translator"](latents)).float()
     return images.float() + made - plain
+
+
+class Beautifier(nn.Module):
+    """`beautify` as one network, for exported files: faces float [N, 3, S, S] in [-1, 1] -> the same, beautified."""
+
+    outputs = ("beautified",)
+
+    def __init__(self, networks: Networks) -> None:
+        super().__init__()
+        self.networks = nn.ModuleDict({name: networks[name] for name in Beauty.released})
+
+    def forward(self, images: Tensor) -> Tensor:
+        latents = self.networks["aligner"](self.networks["ordinary_encoder"](images))
+        draw = self.networks["attractive_decoder"]
+        return images + draw(self.networks["translator"](latents)) - draw(latents)
 
 
 def _halves(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -337,9 +374,12 @@ def _parsing_terms(parser: nn.Module, beautified: Tensor, ordinary: Tensor) -> d
     found = parser(beautified).float().log_softmax(1)
     change = beautified - ordinary
     area = skin.sum((1, 2, 3)).clamp_min(1).unsqueeze(1)
+    coloured = (change - change.mean(1, keepdim=True)) * skin
+    cell = max(1, change.shape[-1] // TINT_CELLS)
     return {
         "parsing": F.kl_div(found, wanted, log_target=True, reduction="none").sum(1).mean(),
         "tone": ((change * skin).sum((2, 3)) / area).abs().mean(),
+        "tint": (F.avg_pool2d(coloured, cell).abs().sum((2, 3)) * cell**2 / area).mean(),
         "outside": (change * ~face).abs().mean(),
     }
 
@@ -347,8 +387,9 @@ def _parsing_terms(parser: nn.Module, beautified: Tensor, ordinary: Tensor) -> d
 def _divergence(logits: Tensor, wanted: Tensor) -> Tensor:
     """Mean Kullback-Leibler divergence of yes/no probabilities [N, K] from those that are wanted: 0 where alike."""
     cross = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    certain = wanted.clamp(1e-6, 1 - 1e-6)
-    return (cross - F.binary_cross_entropy(certain, certain, reduction="none")).mean()
+    certain = wanted.clamp(1e-6, 1 - 1e-6)  # by hand: autocast on CUDA refuses binary_cross_entropy
+    entropy = -(certain * certain.log() + (1 - certain) * (1 - certain).log())
+    return (cross - entropy).mean()
 
 
 @torch.inference_mode()

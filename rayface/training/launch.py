@@ -31,7 +31,7 @@ from rayface.training.request import (
     resolve,
     training_split,
 )
-from rayface.training.resumption import checkpoint_names, newest_whole, read_run, write_run
+from rayface.training.resumption import RUN_FILE, checkpoint_names, newest_whole, read_run, write_run
 from rayface.training.side_by_side import groups_at_once, train_side_by_side
 from rayface.training.stopping import forget_reason, leave_reason, reason_left
 
@@ -116,9 +116,13 @@ def _fit(plan: TrainPlan, scaling: Mapping[str, Any]) -> Any:
 
 
 def _newest(plan: TrainPlan) -> str | None:
-    """Name of the run's newest checkpoint; None where there is none, or the storage does not answer."""
+    """Name of the run's newest finished checkpoint; None where there is none, or the storage does not answer."""
     try:
-        return max(checkpoint_names(*open_filesystem(plan.request.run_folder)), default=None)
+        filesystem, folder = open_filesystem(plan.request.run_folder)
+        names = checkpoint_names(filesystem, folder)
+        return max(
+            (name for name in names if filesystem.get_file_info(f"{folder}/{name}/{RUN_FILE}").is_file), default=None
+        )
     except (RayfaceError, OSError):
         return None
 

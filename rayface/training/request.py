@@ -206,16 +206,16 @@ def _resolve_config(request: TrainRequest, system_name: str) -> Any:
         system.check(config)
     else:
         config = resolve_config(system, request.preset or "small", overrides)
-    _check_batch(config.global_batch, request.workers)
+    _check_batch(config.global_batch, request.workers, system.samples_together)
     return _with_pinned_models(request, system, config)
 
 
-def _check_batch(global_batch: int, workers: tuple[int, int]) -> None:
-    """Every size the group may have must share the batch evenly."""
+def _check_batch(global_batch: int, workers: tuple[int, int], together: int) -> None:
+    """Every size the group may have must share the batch evenly, in units of `together` samples."""
     sizes = range(workers[0], workers[1] + 1)
-    uneven = [size for size in sizes if global_batch % size]
+    uneven = [size for size in sizes if global_batch % (size * together)]
     if uneven:
-        step = math.lcm(*sizes)
+        step = math.lcm(*sizes) * together
         raise RayfaceError(
             f"global_batch={global_batch} cannot be shared evenly by {uneven[0]} workers; use a multiple of {step}, "
             f"for example --set global_batch={-(-global_batch // step) * step}"

@@ -48,6 +48,8 @@ def test_refusals(tmp_path: Path) -> None:
     first = small_set(tmp_path / "a", ["1", "2"], "anna")
     with pytest.raises(RayfaceError, match="two data sets"):
         merge([first], str(tmp_path / "out"))
+    with pytest.raises(RayfaceError, match="both have the id '1'"):
+        merge([first, first], str(tmp_path / "out"))
     with pytest.raises(RayfaceError, match="both have the id '2'"):
         merge([first, small_set(tmp_path / "b", ["2"])], str(tmp_path / "out"))
     with pytest.raises(RayfaceError, match="both have the identity 'anna'"):

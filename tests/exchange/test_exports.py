@@ -66,6 +66,7 @@ OUTPUTS = {
     "recognition": [["embedding"]],
     "super_resolution": [["upscaled"], ["upscaled"]],
     "attributes": [["logits"]],
+    "beauty": [["beautified"]],
 }
 
 

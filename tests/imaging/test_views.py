@@ -6,7 +6,7 @@ from rayface.imaging.views import VIEW_NUMBERS, draw_view, view
 
 def test_a_view_that_does_nothing_gives_the_picture() -> None:
     images = torch.rand(2, 3, 32, 32) * 2 - 1
-    unmoved = torch.tensor([[1.0, 0, 0, 0, 1, 0, 1, 1, 1, 0]]).expand(2, -1)
+    unmoved = torch.tensor([[1.0, 0, 0, 0, 1, 0, 1, 1, 1, 0, 1, 1, 1]]).expand(2, -1)
     assert torch.allclose(view(images, unmoved), images, atol=1e-5)
 
 

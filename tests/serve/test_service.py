@@ -359,6 +359,7 @@ def test_models_health_page_and_openapi(service: Running) -> None:
     assert set(paths) == {
         "/v1/process",
         "/v1/enhance",
+        "/v1/beautify",
         "/v1/detect",
         "/v1/parse",
         "/v1/reports/{identifier}",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rayface.data.dataset import FaceDataset
+from rayface.data.sampling import LEAST_ALIKE
 from rayface.errors import RayfaceError
 from rayface.networks.parser import Parser, ParserConfig
 from rayface.pretrained import load_pretrained
@@ -50,9 +51,12 @@ def test_batches_pair_ordinary_with_attractive_faces_of_their_kind(drawn_faces: 
     attractive = labels[:, ATTRIBUTE_ID["Attractive"]][drawn]
     assert (attractive[:, 0::2] == -1).all()
     assert (attractive[:, 1::2] == 1).all()
-    male = labels[:, ATTRIBUTE_ID["Male"]][drawn]
-    ordinary_men, attractive_men = (male[:, half::2] > 0 for half in (0, 1))
-    assert abs(ordinary_men.mean() - attractive_men.mean()) < 0.25
+    groups = labels[:, ATTRIBUTE_ID["Male"]] * 3 + labels[:, ATTRIBUTE_ID["Young"]]
+    held = np.array([((groups == group) & (labels[:, ATTRIBUTE_ID["Attractive"]] == 1)).sum() for group in groups])
+    first, second = drawn[:, 0::2], drawn[:, 1::2]
+    enough = held[first] >= LEAST_ALIKE
+    assert enough.any()
+    assert (groups[first] == groups[second])[enough].all()
 
 
 def test_phases_take_turns(drawn_faces: str) -> None:
@@ -108,6 +112,14 @@ def test_constraint_1_sees_moved_parts_lightened_skin_and_what_lies_outside() ->
     assert float(_parsing_terms(Probe(), lighter, photo)["outside"]) == pytest.approx(0, abs=1e-6)
     assert float(_parsing_terms(Probe(), outside, photo)["outside"]) > 0.04
     assert float(_parsing_terms(Probe(), moved, photo)["parsing"]) > 1
+    green, spotted = photo.clone(), photo.clone()
+    green[:, 1, 8:12, 8:24] += 0.3
+    green[:, 1, 20:24, 8:24] -= 0.3
+    spotted[:, :, 8:12, 8:24] += 0.3
+    terms = _parsing_terms(Probe(), green, photo)
+    assert float(terms["tone"]) == pytest.approx(0, abs=1e-6), "on average it is the same colour"
+    assert float(terms["tint"]) == pytest.approx((0.2 + 0.1 + 0.1) / 3 / 2, abs=1e-5)
+    assert float(_parsing_terms(Probe(), spotted, photo)["tint"]) == pytest.approx(0, abs=1e-6)
 
 
 def test_constraint_2_is_zero_for_the_same_answers_and_grows_with_the_difference() -> None:
@@ -130,6 +142,7 @@ def test_the_guarded_attributes_are_no_traits_of_beauty() -> None:
         (["guarded=Male,Handsome"], "Handsome unknown"),
         (["align_from=9", "translate_from=4"], "must not come after"),
         (["feature_network="], "feature_network is empty"),
+        (["steps=5"], "begins at step 5"),
         (["size=66"], "try 68"),
     ],
 )
@@ -174,5 +187,5 @@ def test_the_step_changes_crops_by_what_the_networks_make(tmp_path: Any) -> None
 
 def test_a_parser_of_the_store_fits_as_net_s() -> None:
     terms = _parsing_terms(Parser(ParserConfig(widths=(8, 16))), torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32))
-    assert set(terms) == {"parsing", "tone", "outside"}
+    assert set(terms) == {"parsing", "tone", "tint", "outside"}
     assert all(torch.isfinite(value) for value in terms.values())
