@@ -44,7 +44,7 @@ def label(folder: Path, records: int) -> list[str]:
         rayface("data", "synth", str(drawn), "--count", str(DRAWN), "--size", "32")
     if not (folder / "drawn" / "dataset.json").exists():
         repeat(drawn, folder / "drawn", records)
-    # no face is anybody's duplicate: drawn faces are as alike as that
+    # drawn faces are so alike that some would be taken for duplicates
     return [
         "data",
         "label",

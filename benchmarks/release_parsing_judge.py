@@ -14,7 +14,7 @@ import argparse
 import torch
 
 from rayface.data.dataset import FaceDataset
-from rayface.evaluation.attribute_judge import WEIGHTS
+from rayface.evaluation.judge_weights import WEIGHTS
 from rayface.evaluation.parsing_judge import save_parsing_judge
 from rayface.store import open_store
 from rayface.systems.base import get_system

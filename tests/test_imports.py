@@ -27,6 +27,7 @@ LAYERS = (
         "evaluation.card",
         "evaluation.classical_beauty",
         "evaluation.detection",
+        "evaluation.judge_weights",
         "evaluation.judges",
         "evaluation.metrics",
         "evaluation.parsing_judge",

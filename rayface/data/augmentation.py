@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rayface.imaging.filters import recolour
+
 
 def mirror_images(images: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
     """Mirror each picture [N, 3, S, S] with probability 1/2."""
@@ -64,13 +66,22 @@ def jitter_colour(images: Tensor, amount: float, generators: Sequence[np.random.
         np.stack([random.uniform(1 - amount, 1 + amount, 3) for random in generators]), dtype=torch.float32
     )
     brightness, contrast, saturation = (factors[:, i].view(-1, 1, 1, 1) for i in range(3))
-    light = (images + 1) / 2 * brightness
-    mean = light.mean((1, 2, 3), keepdim=True)
-    light = mean + (light - mean) * contrast
-    weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-    grey = (light * weights).sum(1, keepdim=True)
-    light = grey + (light - grey) * saturation
+    light = recolour((images + 1) / 2, brightness, contrast, saturation)
     return (light * 2 - 1).clamp(-1, 1)
+
+
+def draw_view(random: np.random.Generator, amount: float = 0.05, colour: float = 0.3, tint: float = 0.1) -> Tensor:
+    """What `imaging.views.view` does to one picture, float [VIEW_NUMBERS].
+
+    `amount`: as of `move`; `colour`: of the factors of brightness, contrast and saturation; `tint`: of the gains of the
+    three channels. Half of the pictures are mirrored, half are blurred.
+    """
+    matrix = _random_similarity(amount, random)
+    matrix[:, 0] *= random.choice((-1.0, 1.0))
+    factors = 1 + random.uniform(-colour, colour, 3)
+    blur = random.random() if random.random() < 0.5 else 0.0
+    gains = 1 + random.uniform(-tint, tint, 3)
+    return torch.cat([matrix.flatten(), torch.tensor([*factors, blur, *gains], dtype=torch.float32)])
 
 
 def _chosen(generators: Sequence[np.random.Generator]) -> Tensor:

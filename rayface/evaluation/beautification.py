@@ -195,11 +195,10 @@ class _Judges:
         return values
 
     def _attribute_values(self, before: Tensor, after: Tensor, gap: float) -> Values:
-        place, shifts = ATTRIBUTE_ID["Attractive"], []
-        for survive in SURVIVES.values():
-            old, new = self.logits(survive(before)), self.logits(survive(after))
-            shifts.append((new - old)[:, place] / gap)
-        old, new = self.logits(before) > 0, self.logits(after) > 0
+        place = ATTRIBUTE_ID["Attractive"]
+        looks = [(self.logits(survive(before)), self.logits(survive(after))) for survive in SURVIVES.values()]
+        shifts = [(new - old)[:, place] / gap for old, new in looks]
+        old, new = (logits > 0 for logits in looks[0])  # as it is
         male = ATTRIBUTE_ID["Male"]
         return {
             "attractiveness_shift": torch.stack(shifts).amin(0).numpy(),

@@ -160,14 +160,8 @@ class Panel:
         """The metrics whose judges are at hand and not refused; the others go to `missing`."""
         found = {}
         for name, (judge, _) in JUDGED_METRICS.items():
-            if judge in self.refused:
-                self.missing[name] = self.refused[judge]
-                continue
-            try:
+            if self.network(judge, (name,)) is not None:
                 found[name] = JudgedMetric(name, self.device)
-                self.asked[judge] = load_judge(judge).sha256
-            except RayfaceError as error:
-                self.missing[name] = str(error)
         return found
 
     def network(self, judge: str, metrics: Sequence[str]) -> nn.Module | None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from rayface.data.sampling import PairedSampler, Sampler
 from rayface.errors import RayfaceError
 from rayface.imaging.codec import to_float, to_uint8
-from rayface.imaging.views import draw_view, view
+from rayface.imaging.views import view
 from rayface.networks.autoencoder import AutoencoderConfig, FaceDecoder, FaceEncoder, Translator, TranslatorConfig
 from rayface.networks.efficientnet_lite import feature_distance
 from rayface.networks.precision import as_served
@@ -211,7 +211,7 @@ class Beauty(System):
         return PairedSampler(first, second, groups, config.seed, config.global_batch)
 
     def prepare(self, batch: dict[str, Any], config: BeautyConfig, generators: Sequence[np.random.Generator]) -> Batch:
-        from rayface.data.augmentation import mirror_images
+        from rayface.data.augmentation import draw_view, mirror_images
 
         if len(generators) % 2:
             raise RayfaceError(
@@ -339,9 +339,7 @@ class Beautifier(nn.Module):
         self.networks = nn.ModuleDict({name: networks[name] for name in Beauty.released})
 
     def forward(self, images: Tensor) -> Tensor:
-        latents = self.networks["aligner"](self.networks["ordinary_encoder"](images))
-        draw = self.networks["attractive_decoder"]
-        return images + draw(self.networks["translator"](latents)) - draw(latents)
+        return beautify(dict(self.networks.items()), images)
 
 
 def _halves(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
 import numpy as np
 import torch
 
-from rayface.imaging.views import VIEW_NUMBERS, draw_view, view
+from rayface.data.augmentation import draw_view
+from rayface.imaging.views import VIEW_NUMBERS, view
 
 
 def test_a_view_that_does_nothing_gives_the_picture() -> None:
