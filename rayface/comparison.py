@@ -36,14 +36,18 @@ def ablate(
 
     `store` is where `init` and the frozen models are, and where the trained ones go (default: a new one in `out`).
     Gives the table as Markdown, with the data's hash; it is also written to `out`/ablation.md.
-    Raises RayfaceError for a system that names no ablations, and for runs in `out` that were asked for otherwise.
+    Raises RayfaceError for a system that names no ablations, a judge that is not at hand, and for runs in `out` that
+    were asked for otherwise.
     """
+    from rayface.evaluation.judges import load_judge
     from rayface.systems.base import get_system
 
     described = get_system(system)
     if not described.ablations:
         raise RayfaceError(f"{system} names nothing that could be switched off")
-    digest = FaceDataset(data, split, require=described.labels).digest  # before hours of training
+    digest = FaceDataset(data, split, require=described.labels).digest  # all that could fail, before hours of training
+    for judge in described.ablation_judges:
+        load_judge(judge)
     arms = {WHOLE: (), **described.ablations}
     Path(out).mkdir(parents=True, exist_ok=True)
     for seed in seeds:

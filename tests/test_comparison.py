@@ -6,6 +6,7 @@ import pytest
 
 from rayface.comparison import ablate, table
 from rayface.errors import RayfaceError
+from rayface.evaluation.judges import load_judge
 from rayface.systems.beauty import Beauty
 
 
@@ -20,6 +21,18 @@ def test_a_metric_that_was_not_measured_is_no_number(tmp_path: Path) -> None:
 def test_a_system_without_parts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RayfaceError, match="nothing that could be switched off"):
         ablate("parsing", "nowhere", str(tmp_path), [0])
+
+
+def test_a_missing_judge_is_told_before_anything_trains(
+    drawn_faces: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Beauty, "ablation_judges", ("identity_second",))
+    monkeypatch.setenv("RAYFACE_HUMAN_MODELS", str(tmp_path))
+    load_judge.cache_clear()
+    told: list[str] = []
+    with pytest.raises(RayfaceError, match="RAYFACE_HUMAN_MODELS"):
+        ablate("beauty", drawn_faces, str(tmp_path / "out"), [0], preset="tiny", split="train", tell=told.append)
+    assert told == []
 
 
 @pytest.mark.slow

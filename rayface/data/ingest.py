@@ -5,10 +5,8 @@ metadata: it is there whole or not at all. So a stopped ingest, started again, s
 doubles nothing.
 """
 
-import csv
 import dataclasses
 import functools
-import io
 import json
 import time
 from collections import Counter
@@ -179,11 +177,5 @@ def _labelled_by(filesystem: fs.FileSystem, folder: str) -> dict[str, Any]:
 def _write_rejected(filesystem: fs.FileSystem, folder: str, found: Source) -> list[Rejection]:
     noted = _notes(filesystem, folder, REJECTED_KEY)
     rejected = [*found.rejected, *((row[0], row[1], row[2]) for rows in noted for row in rows)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("id", "reason", "detail"))
-    writer.writerows(sorted(rejected))
-    storage.write_bytes(
-        text.getvalue().encode("utf-8", errors="surrogateescape"), f"{folder}/{shards.REJECTED}", filesystem
-    )
+    shards.write_rejected(rejected, folder, filesystem)
     return rejected

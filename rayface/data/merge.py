@@ -16,8 +16,9 @@ from rayface.terms import dataset_terms, inherited
 def merge(sources: Sequence[str], out: str) -> dict[str, Any]:
     """Write the faces of the data sets `sources` (folders or addresses), in that order, as one into `out`.
 
-    Faces keep ids, labels, people and splits. Whether a person of one source is in another split of the next is not
-    known here: `rayface data label` on the result finds people and keeps each in one split. Gives the manifest.
+    Faces keep ids, labels, people and splits, and rejected.csv lists what any of them left out. Whether a person of one
+    source is in another split of the next is not known here: `rayface data label` on the result finds people and keeps
+    each in one split. Gives the manifest.
 
     Raises RayfaceError: fewer than two sources, other crop sizes, an id or a person's name that two sources have, or
     `out` that holds something already.
@@ -36,6 +37,8 @@ def merge(sources: Sequence[str], out: str) -> dict[str, Any]:
             with from_filesystem.open_input_stream(f"{from_folder}/{entry['name']}") as stream:
                 storage.write_bytes(stream.read(), f"{folder}/{shards.shard_name(number)}", filesystem)
             number += 1
+    left_out = [row for other, place in places for row in shards.read_rejected(place, other)]
+    shards.write_rejected(left_out, folder, filesystem)
     rejected, labelled_by = Counter[str](), dict[str, list[Any]]()
     for manifest in manifests:
         rejected.update(manifest.get("rejected", {}))

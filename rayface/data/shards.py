@@ -9,7 +9,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -194,6 +194,19 @@ def read_rejected(folder: str, filesystem: fs.FileSystem) -> list[list[str]]:
     except FileNotFoundError:
         return []
     return list(csv.reader(io.StringIO(text)))[1:]
+
+
+def write_rejected(rows: Iterable[Sequence[str]], folder: str, filesystem: fs.FileSystem) -> None:
+    """What a data set left out, one row (id, reason, detail) each, sorted."""
+    write_csv(("id", "reason", "detail"), sorted(map(tuple, rows)), f"{folder}/{REJECTED}", filesystem)
+
+
+def write_csv(head: Sequence[str], rows: Iterable[Sequence[Any]], path: str, filesystem: fs.FileSystem) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    write_bytes(text.getvalue().encode("utf-8", errors="surrogateescape"), path, filesystem)
 
 
 def _broken(path: str, error: Exception) -> RayfaceError:

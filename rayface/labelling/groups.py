@@ -1,8 +1,6 @@
 """One pass over what is known of all faces: who is one person, what is the same photo again, who is in which split."""
 
-import csv
 import dataclasses
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -285,22 +283,12 @@ def write_lists(table: pa.Table, rejected: Sequence[Sequence[str]], filesystem: 
         if row["repeats"] is not None
     ]
     out = [(row["id"], row["left_out"], _why(row)) for row in rows if row["left_out"] is not None]
-    _write_csv(("id", "identity", "faces", "split", "identity_is"), grouped, f"{folder}/groups.csv", filesystem)
-    _write_csv(("id", "repeats", "similarity", "is", "reason"), copies, f"{folder}/duplicates.csv", filesystem)
-    _write_csv(
-        ("id", "reason", "detail"), sorted([*map(tuple, rejected), *out]), f"{folder}/{shards.REJECTED}", filesystem
-    )
+    shards.write_csv(("id", "identity", "faces", "split", "identity_is"), grouped, f"{folder}/groups.csv", filesystem)
+    shards.write_csv(("id", "repeats", "similarity", "is", "reason"), copies, f"{folder}/duplicates.csv", filesystem)
+    shards.write_rejected([*rejected, *out], folder, filesystem)
 
 
 def _why(row: dict[str, Any]) -> str:
     if row["left_out"] == "too-soft":
         return f"its sharpness is {row['sharpness']:.3f}"
     return f"a near-duplicate of {row['repeats']} ({row['similarity']:.2f})"
-
-
-def _write_csv(head: Sequence[str], rows: Sequence[Sequence[Any]], path: str, filesystem: fs.FileSystem) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    storage.write_bytes(text.getvalue().encode("utf-8", errors="surrogateescape"), path, filesystem)

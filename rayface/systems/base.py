@@ -161,6 +161,7 @@ class System:
     samples_together: ClassVar[int] = 1  # of a batch that must be on one worker (pairs)
     ablations: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # what may be switched off -> the settings that do it
     ablation_metrics: ClassVar[tuple[str, ...]] = ()  # of the report (dotted names): what `rayface ablate` shows
+    ablation_judges: ClassVar[tuple[str, ...]] = ()  # that these need (evaluation/judges.py)
 
     @property
     def labels(self) -> list[str]:

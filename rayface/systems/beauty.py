@@ -114,6 +114,7 @@ class Beauty(System):
         "model.attractiveness_shift", "model.parsing_agreement", "model.guarded_agreement", "model.gender_flips",
         "model.identity_distance", "model.skin_tone_change", "model.joint",
     )  # fmt: skip
+    ablation_judges = ("attributes", "identity", "parsing")
     frozen_systems = {"parser": "parsing", "classifier": "attributes", "recognition": "recognition"}  # noqa: RUF012
 
     def config(self, preset: str) -> BeautyConfig:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from pyarrow import fs
 
 from rayface.data.dataset import FaceDataset
 from rayface.data.merge import merge
-from rayface.data.shards import shard_name, write_manifest, write_shard
+from rayface.data.shards import read_rejected, shard_name, write_manifest, write_rejected, write_shard
 from rayface.errors import RayfaceError
 from rayface.imaging.codec import encode
 from rayface.records import FFHQ_TEMPLATE
@@ -24,6 +25,7 @@ def small_set(folder: Path, ids: list[str], identity: str | None = None, size: i
     ]  # fmt: skip
     write_shard(rows, str(folder / shard_name(0)))
     write_manifest(str(folder), format="folder", size=size, rejected={"no-face": 1}, terms=terms)
+    write_rejected([(f"{folder.name}.jpg", "no-face", "no face was found")], str(folder), fs.LocalFileSystem())
     return str(folder)
 
 
@@ -36,6 +38,8 @@ def test_all_faces_in_order_and_what_is_said_of_them(tmp_path: Path) -> None:
     assert merged.identities == ["anna", "anna", "bert"]
     assert manifest["faces"] == 3
     assert manifest["rejected"] == {"no-face": 2}
+    left_out = read_rejected(str(tmp_path / "out"), fs.LocalFileSystem())
+    assert [row[0] for row in left_out] == ["a.jpg", "b.jpg"]
     assert manifest["commercial_use"] is False
     assert "ours" in manifest["terms"]
     assert "theirs" in manifest["terms"]

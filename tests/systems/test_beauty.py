@@ -90,6 +90,27 @@ def test_a_constraint_that_is_off_costs_nothing(drawn_faces: str) -> None:
     assert "translator/adversarial" not in metrics
 
 
+def test_the_translator_learns_from_all_constraints_at_once(drawn_faces: str) -> None:
+    """With frozen networks of the systems that are meant, not with probes."""
+    system = get_system("beauty")
+    config = resolve_config(system, "tiny", ["precision=fp32", "translate_from=0", "align_from=0"])
+    frozen: dict[str, nn.Module] = {"feature_network": load_pretrained(config.feature_network)}
+    torch.manual_seed(0)
+    for key, of in system.frozen_systems.items():
+        asked = get_system(of)
+        networks = asked.build(asked.config("tiny"))
+        frozen[key] = networks[asked.released[0]].requires_grad_(False).eval()
+    training = Training.start(system, config, solo(), frozen)
+    batch = batch_of(training, drawn_faces)
+    before = {key: [p.clone() for p in network.parameters()] for key, network in frozen.items()}
+    reported = [training.run_step(batch) for _ in range(4)][-1]
+    terms = ("change", "adversarial", "parsing", "tone", "tint", "outside", "attributes", "identity")
+    assert all(np.isfinite(float(reported[f"translator/{term}"])) for term in terms)
+    for key, network in frozen.items():
+        assert all(torch.equal(a, b) for a, b in zip(before[key], network.parameters(), strict=True)), key
+        assert all(p.grad is None for p in network.parameters()), key
+
+
 class Probe(nn.Module):
     """A parser that calls a pixel skin where it is bright."""
 
