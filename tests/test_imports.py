@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("errors",),
     ("records", "randomness", "configuration", "terms", "client"),
-    ("imaging", "networks", "work"),
+    ("imaging", "work"),
+    ("networks",),
     ("pretrained", "detector", "stages", "ray_session", "storage", "compression"),
     ("data", "guard"),
     (

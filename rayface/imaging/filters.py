@@ -33,10 +33,15 @@ def luminance(images: Tensor) -> Tensor:
     return torch.einsum("nchw,c->nhw", images.float(), weights)
 
 
+def grey(light: Tensor) -> Tensor:
+    """float [N, 3, H, W], of any scale -> its luminance [N, 1, H, W] in that scale."""
+    return (light * light.new_tensor(LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+
 def recolour(light: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
     """float [N, 3, H, W] in [0, 1], each by its own factors float [N, 1, 1, 1]; not clipped."""
     light = light * brightness
     mean = light.mean((1, 2, 3), keepdim=True)
     light = mean + (light - mean) * contrast
-    grey = (light * light.new_tensor(LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    return grey + (light - grey) * saturation
+    colourless = grey(light)
+    return colourless + (light - colourless) * saturation

@@ -30,6 +30,7 @@ class TranslatorConfig:
     width: int = 96
     blocks: int = 4
     style_dim: int = 96
+    detail_width: int = 16  # channels of DetailMask
 
 
 class FaceEncoder(nn.Module):

@@ -23,11 +23,18 @@ from rayface.data.sampling import PairedSampler, Sampler
 from rayface.errors import RayfaceError
 from rayface.imaging.codec import to_float, to_uint8
 from rayface.imaging.views import view
-from rayface.networks.autoencoder import AutoencoderConfig, FaceDecoder, FaceEncoder, Translator, TranslatorConfig
+from rayface.networks.autoencoder import (
+    AutoencoderConfig,
+    FaceDecoder,
+    FaceEncoder,
+    Translator,
+    TranslatorConfig,
+)
+from rayface.networks.beautifier import Beautifier, DetailMask, beautify
 from rayface.networks.efficientnet_lite import feature_distance
 from rayface.networks.precision import as_served
 from rayface.networks.projected_discriminator import ProjectedDiscriminator, ProjectedDiscriminatorConfig
-from rayface.records import ATTRIBUTE_ID, ATTRIBUTES, PARSING_ID
+from rayface.records import ATTRIBUTE_ID, ATTRIBUTES
 from rayface.systems.base import (
     Batch,
     ExportView,
@@ -39,23 +46,21 @@ from rayface.systems.base import (
     SystemConfig,
     check_size,
 )
+from rayface.systems.constraints import attractive_term, divergence, parsing_terms, sized
 from rayface.systems.losses import detail_loss
 
 if TYPE_CHECKING:
     from rayface.data.dataset import FaceDataset
     from rayface.store import LoadedModel
 
-# What constraint 2 guards: who somebody is and what they wear. Left out is what attractiveness itself moves
-# (Attractive, Heavy_Makeup, Wearing_Lipstick, Rosy_Cheeks, Bags_Under_Eyes, Arched_Eyebrows, 5_o_Clock_Shadow,
+# What constraint 2 guards: who somebody is and what they wear, make-up too: nobody who wears none is painted. Left out
+# is what attractiveness itself moves (Attractive, Rosy_Cheeks, Bags_Under_Eyes, Arched_Eyebrows, 5_o_Clock_Shadow,
 # Double_Chin, Chubby, Big_Nose, Big_Lips, Oval_Face ...) and what the crop hardly shows.
 GUARDED = (
     "Male", "Young", "Eyeglasses", "Bald", "Bangs", "Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair",
     "Receding_Hairline", "Straight_Hair", "Wavy_Hair", "No_Beard", "Goatee", "Mustache", "Sideburns", "Smiling",
-    "Mouth_Slightly_Open", "Wearing_Hat", "Pale_Skin",
+    "Mouth_Slightly_Open", "Wearing_Hat", "Pale_Skin", "Heavy_Makeup", "Wearing_Lipstick",
 )  # fmt: skip
-FACE = ("skin", "nose", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "u_lip", "l_lip")  # what may change
-SKIN = ("skin", "nose")
-TINT_CELLS = 32  # to a side; finer colour is what skin is made of
 
 
 @dataclass(frozen=True)
@@ -65,14 +70,14 @@ class BeautyLosses:
     pixel: float = 1.0
     detail: float = 1.0
     perceptual: float = 1.0
-    parsing: float = 1.0  # constraint 1
-    attributes: float = 1.0  # constraint 2
-    adversarial: float = 1.0  # constraint 3
-    identity: float = 1.0
-    tone: float = 4.0  # the skin's mean colour stays
-    tint: float = 8.0  # no part of the skin takes on another colour
-    outside: float = 10.0  # hair, clothes and background stay
-    change: float = 1.0  # size of the change
+    parsing: float = 5.0  # constraint 1
+    attributes: float = 8.0  # constraint 2
+    adversarial: float = 1.0  # constraint 3: it looks like a photo of an attractive face
+    attractive: float = 4.0  # constraint 3: NetA calls it more attractive than the photo, by `more_attractive`
+    identity: float = 4.0
+    tone: float = 20.0  # the skin's mean colour stays
+    outside: float = 20.0  # hair, clothes and background stay
+    change: float = 3.0  # size of the change
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +89,9 @@ class BeautyConfig(SystemConfig):
     discriminator: ProjectedDiscriminatorConfig = field(default_factory=ProjectedDiscriminatorConfig)
     losses: BeautyLosses = field(default_factory=BeautyLosses)
     guarded: tuple[str, ...] = GUARDED
+    more_attractive: float = 1.0  # logits of NetA; ordinary and attractive faces lie 3 apart, 2.5 within a sex
+    noise: float = 0.05  # under which NetA is asked, of [-1, 1]; without, changes that only a network sees would do
+    asked_at: int = 256  # px to a side at which NetS and NetA are asked: what they were trained at
     align_from: int = 700  # steps after which NetT learns to go from one latent space to the other unchanged
     translate_from: int = 1_500  # steps after which all that stays as it is
     discriminator_steps: int = 200  # steps after that in which NetD learns what attractive is; then NetT beautifies
@@ -101,7 +109,7 @@ class Beauty(System):
     config_class = BeautyConfig
     requires = ("parsing", "attributes", "recognition")
     columns = ("image", "attributes")
-    released = ("ordinary_encoder", "aligner", "translator", "attractive_decoder")
+    released = Beautifier.parts
     step_name = "beautify"
     samples_together = 2  # an ordinary and an attractive face
     ablations = {  # noqa: RUF012
@@ -124,7 +132,8 @@ class Beauty(System):
                 sample_every=20, log_every=1, autoencoder=AutoencoderConfig(widths=(8, 16), latent_channels=8),
                 translator=TranslatorConfig(width=16, blocks=1, style_dim=16),
                 discriminator=ProjectedDiscriminatorConfig(width=8, first_stage=1),
-                feature_network="pretrained:efficientnet_lite0:3", parser="", classifier="", recognition="",
+                feature_network="pretrained:efficientnet_lite0:3", asked_at=64,
+                parser="", classifier="", recognition="",
             )  # fmt: skip
         if preset == "small":
             return BeautyConfig()
@@ -162,6 +171,7 @@ class Beauty(System):
             networks[f"{kind}_decoder"] = FaceDecoder(config.autoencoder)
         for part in ("aligner", "translator"):
             networks[part] = Translator(config.translator, config.autoencoder.latent_channels)
+        networks["detail_mask"] = DetailMask(config.translator.detail_width)
         return networks
 
     def build_for_training(self, networks: Networks, config: BeautyConfig, frozen: Networks) -> dict[str, nn.Module]:
@@ -177,7 +187,9 @@ class Beauty(System):
         return {
             "autoencoders": OptimizerSpec(coders, config.autoencoder_rate, (0.9, 0.99), warmup_steps=warmup),
             "aligner": OptimizerSpec(("aligner",), config.autoencoder_rate, (0.9, 0.99)),
-            "translator": OptimizerSpec(("translator",), config.translator_rate, (0.5, 0.99), decay="cosine"),
+            "translator": OptimizerSpec(
+                ("translator", "detail_mask"), config.translator_rate, (0.5, 0.99), decay="cosine"
+            ),
             "discriminator": OptimizerSpec(("discriminator",), config.discriminator_rate, (0.5, 0.99)),
         }
 
@@ -219,7 +231,12 @@ class Beauty(System):
                 f"global_batch={config.global_batch}: each worker needs an even share, half ordinary, half attractive"
             )
         images = mirror_images(to_float(batch["image"]), generators)
-        return {"image": images, "view": torch.stack([draw_view(random) for random in generators])}
+        noise = [random.normal(0, config.noise, images.shape[1:]).astype(np.float32) for random in generators]
+        return {
+            "image": images,
+            "view": torch.stack([draw_view(random) for random in generators]),
+            "noise": torch.from_numpy(np.stack(noise)),
+        }
 
     def _reconstruction_loss(
         self, batch: Batch, networks: Networks, state: PhaseState
@@ -248,18 +265,23 @@ class Beauty(System):
         ordinary, _ = _halves(batch["image"])
         seen, _ = _halves(batch["view"])
         beautified = beautify(networks, ordinary)
+        viewed = view(beautified, seen)
         terms = {"change": F.l1_loss(beautified, ordinary)}
         if losses.adversarial > 0:
-            logits = networks["discriminator"](state.frozen["feature_network"](view(beautified, seen)))
+            logits = networks["discriminator"](state.frozen["feature_network"](viewed))
             terms["adversarial"] = F.softplus(-logits.float()).mean()
+        if "classifier" in state.frozen and losses.attractive > 0:
+            noise = batch["noise"][0::2].float()
+            after, before = (sized(images + noise, config.asked_at) for images in (viewed, view(ordinary, seen)))
+            terms["attractive"] = attractive_term(state.frozen["classifier"], after, before, config.more_attractive)
         if "parser" in state.frozen:
-            terms |= _parsing_terms(state.frozen["parser"], beautified, ordinary)
+            terms |= parsing_terms(state.frozen["parser"], beautified, ordinary, config.asked_at)
         if "classifier" in state.frozen and losses.attributes > 0:
             guarded = [ATTRIBUTE_ID[name] for name in config.guarded]
             with torch.no_grad():
-                wanted = state.frozen["classifier"](ordinary).float()[:, guarded].sigmoid()
-            logits = state.frozen["classifier"](beautified).float()[:, guarded]
-            terms["attributes"] = _divergence(logits, wanted)
+                wanted = state.frozen["classifier"](sized(ordinary, config.asked_at)).float()[:, guarded].sigmoid()
+            logits = state.frozen["classifier"](sized(beautified, config.asked_at)).float()[:, guarded]
+            terms["attributes"] = divergence(logits, wanted)
         if "recognition" in state.frozen and losses.identity > 0:
             recognise = state.frozen["recognition"]
             cosine = F.cosine_similarity(recognise(beautified).float(), recognise(ordinary).float())
@@ -318,31 +340,6 @@ class Beauty(System):
         return BeautifyStep(loaded, torch.device(device))
 
 
-def beautify(networks: Networks, images: Tensor) -> Tensor:
-    """Faces float [N, 3, S, S] in [-1, 1] -> the same, beautified (A6), not clipped.
-
-    `NetBd(NetT(NetCe(x)))`, less what it is without the translator, plus x. Only the translator gets a gradient.
-    """
-    with torch.no_grad():
-        latents = networks["aligner"](networks["ordinary_encoder"](images))
-        plain = networks["attractive_decoder"](latents).float()
-    made = networks["attractive_decoder"](networks["translator"](latents)).float()
-    return images.float() + made - plain
-
-
-class Beautifier(nn.Module):
-    """`beautify` as one network, for exported files: faces float [N, 3, S, S] in [-1, 1] -> the same, beautified."""
-
-    outputs = ("beautified",)
-
-    def __init__(self, networks: Networks) -> None:
-        super().__init__()
-        self.networks = nn.ModuleDict({name: networks[name] for name in Beauty.released})
-
-    def forward(self, images: Tensor) -> Tensor:
-        return beautify(dict(self.networks.items()), images)
-
-
 def _halves(values: Tensor) -> tuple[Tensor, Tensor]:
     """Of the ordinary and of the attractive faces of a batch, which alternate."""
     return values[0::2], values[1::2]
@@ -359,36 +356,6 @@ def _likeness(made: Tensor, images: Tensor, state: PhaseState) -> Tensor:
         + losses.detail * detail_loss(made, images)
         + losses.perceptual * perceptual
     )
-
-
-def _parsing_terms(parser: nn.Module, beautified: Tensor, ordinary: Tensor) -> dict[str, Tensor]:
-    """Constraint 1, and by the parser's mask of the photo: the skin's mean colour, and what is outside the face."""
-    with torch.no_grad():
-        wanted = parser(ordinary).float().log_softmax(1)
-        ids = wanted.argmax(1)
-        skin, face = (
-            torch.isin(ids, torch.tensor([PARSING_ID[name] for name in names], device=ids.device)).unsqueeze(1)
-            for names in (SKIN, FACE)
-        )
-    found = parser(beautified).float().log_softmax(1)
-    change = beautified - ordinary
-    area = skin.sum((1, 2, 3)).clamp_min(1).unsqueeze(1)
-    coloured = (change - change.mean(1, keepdim=True)) * skin
-    cell = max(1, change.shape[-1] // TINT_CELLS)
-    return {
-        "parsing": F.kl_div(found, wanted, log_target=True, reduction="none").sum(1).mean(),
-        "tone": ((change * skin).sum((2, 3)) / area).abs().mean(),
-        "tint": (F.avg_pool2d(coloured, cell).abs().sum((2, 3)) * cell**2 / area).mean(),
-        "outside": (change * ~face).abs().mean(),
-    }
-
-
-def _divergence(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Mean Kullback-Leibler divergence of yes/no probabilities [N, K] from those that are wanted: 0 where alike."""
-    cross = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    certain = wanted.clamp(1e-6, 1 - 1e-6)  # by hand: autocast on CUDA refuses binary_cross_entropy
-    entropy = -(certain * certain.log() + (1 - certain) * (1 - certain).log())
-    return (cross - entropy).mean()
 
 
 @torch.inference_mode()
