@@ -89,8 +89,7 @@ class BeautyConfig(SystemConfig):
     discriminator: ProjectedDiscriminatorConfig = field(default_factory=ProjectedDiscriminatorConfig)
     losses: BeautyLosses = field(default_factory=BeautyLosses)
     guarded: tuple[str, ...] = GUARDED
-    more_attractive: float = 1.0  # logits of NetA; ordinary and attractive faces lie 3 apart, 2.5 within a sex
-    noise: float = 0.05  # under which NetA is asked, of [-1, 1]; without, changes that only a network sees would do
+    more_attractive: float = 1.2  # logits of NetA; ordinary and attractive faces lie 3 apart, 2.5 within a sex
     asked_at: int = 256  # px to a side at which NetS and NetA are asked: what they were trained at
     align_from: int = 700  # steps after which NetT learns to go from one latent space to the other unchanged
     translate_from: int = 1_500  # steps after which all that stays as it is
@@ -231,12 +230,7 @@ class Beauty(System):
                 f"global_batch={config.global_batch}: each worker needs an even share, half ordinary, half attractive"
             )
         images = mirror_images(to_float(batch["image"]), generators)
-        noise = [random.normal(0, config.noise, images.shape[1:]).astype(np.float32) for random in generators]
-        return {
-            "image": images,
-            "view": torch.stack([draw_view(random) for random in generators]),
-            "noise": torch.from_numpy(np.stack(noise)),
-        }
+        return {"image": images, "view": torch.stack([draw_view(random) for random in generators])}
 
     def _reconstruction_loss(
         self, batch: Batch, networks: Networks, state: PhaseState
@@ -271,8 +265,7 @@ class Beauty(System):
             logits = networks["discriminator"](state.frozen["feature_network"](viewed))
             terms["adversarial"] = F.softplus(-logits.float()).mean()
         if "classifier" in state.frozen and losses.attractive > 0:
-            noise = batch["noise"][0::2].float()
-            after, before = (sized(images + noise, config.asked_at) for images in (viewed, view(ordinary, seen)))
+            after, before = (sized(images, config.asked_at) for images in (viewed, view(ordinary, seen)))
             terms["attractive"] = attractive_term(state.frozen["classifier"], after, before, config.more_attractive)
         if "parser" in state.frozen:
             terms |= parsing_terms(state.frozen["parser"], beautified, ordinary, config.asked_at)
