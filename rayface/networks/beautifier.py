@@ -5,15 +5,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from rayface.imaging.filters import grey
+from rayface.imaging.filters import gaussian_blur, grey
 
 DARK = 0.05  # of 1; what is darker hardly changes, or noise would be made visible
-QUICKLY = 5.0  # or the small mask would learn more slowly than the translator, which then does its work
+FINE = 64  # parts of the side: what a blur of that sigma takes away is fine detail
+QUICKLY = 20.0  # or the small mask would learn more slowly than the translator, which then does its work
 GREYISH = 0.05  # of 1; what is greyer has hardly a hue
 
 
 class DetailMask(nn.Module):
-    """How much of a photo's fine detail, which an autoencoder cannot draw, stays, goes, or is brought out.
+    """How much of a photo's fine detail stays, goes, or is brought out.
 
     Photo, its plain and its translated drawing, each [N, 3, S, S] in [-1, 1] -> [N, 1, S, S] in (-1, 1): -1 takes the
     detail away, 1 doubles it. Untrained it gives 0. It sees 17 px around a pixel.
@@ -38,8 +39,8 @@ class DetailMask(nn.Module):
 def beautify(networks: Mapping[str, nn.Module], images: Tensor) -> Tensor:
     """Faces float [N, 3, S, S] in [-1, 1] -> the same, beautified (A6), not clipped.
 
-    Two things are changed, by networks that alone get a gradient. The fine detail that the autoencoder cannot draw,
-    such as lines and pores, stays, goes or is brought out (`detail_mask`). And `NetBd(NetT(NetCe(x)))`, less what it is
+    Two things are changed, by networks that alone get a gradient. Fine detail, such as lines and pores, which no
+    autoencoder draws, stays, goes or is brought out (`detail_mask`). And `NetBd(NetT(NetCe(x)))`, less what it is
     without the translator, is taken as a change of light and of saturation, as retouchers dodge and burn: pixels keep
     their hue.
     """
@@ -47,7 +48,8 @@ def beautify(networks: Mapping[str, nn.Module], images: Tensor) -> Tensor:
         latents = networks["aligner"](networks["ordinary_encoder"](images))
         plain = networks["attractive_decoder"](latents).float()
     made = networks["attractive_decoder"](networks["translator"](latents)).float()
-    detail = (images.float() - plain) * networks["detail_mask"](images, plain, made)
+    detail = images.float() - gaussian_blur(images.float(), images.shape[-1] / FINE)
+    detail = detail * networks["detail_mask"](images, plain, made)
     light = (images.float() + 1) / 2
     lighter = grey(made - plain) * (light / grey(light).clamp_min(DARK)).clamp(0, 2)
     colour, change = (images - grey(images) for images in (light, made - plain))
