@@ -18,6 +18,7 @@ from rayface.data import shards
 from rayface.data.splits import hashed_share
 from rayface.errors import RayfaceError
 from rayface.imaging import codec
+from rayface.imaging.filters import resize_images
 
 IDENTITY_INDEX = "identity_index"  # made from `identity`: not stored, and never missing
 COLUMNS = (
@@ -234,13 +235,6 @@ class FaceDataset:
         self.__dict__.update(state)
         self._filesystem, _ = storage.open_filesystem(self.path)
         self._reset_caches()
-
-
-def resize_images(images: torch.Tensor, size: int) -> torch.Tensor:
-    """uint8 [N, 3, H, W] to uint8 [N, 3, size, size], bilinear with antialiasing."""
-    if images.shape[-2:] == (size, size):
-        return images
-    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
 
 
 def resize_masks(masks: torch.Tensor, size: int) -> torch.Tensor:

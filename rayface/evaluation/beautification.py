@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rayface.data.dataset import resize_images
 from rayface.errors import RayfaceError
 from rayface.evaluation.classical_beauty import smooth_and_warp
 from rayface.evaluation.judges import AT_ONCE, JUDGED_METRICS, judging
@@ -16,7 +15,7 @@ from rayface.evaluation.segmentation import REGIONS, counts
 from rayface.evaluation.skin_tone import typology_angle
 from rayface.evaluation.subgroups import record
 from rayface.imaging.codec import decode, encode, to_float, to_uint8
-from rayface.imaging.filters import gaussian_blur
+from rayface.imaging.filters import gaussian_blur, resize_images
 from rayface.records import ATTRIBUTE_ID, PARSING_ID
 
 if TYPE_CHECKING:

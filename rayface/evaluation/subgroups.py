@@ -62,7 +62,7 @@ def stated_attributes(dataset: "FaceDataset", total: int) -> np.ndarray | None:
 
 def predicted_attributes(dataset: "FaceDataset", total: int, classify: Classify, size: int) -> np.ndarray:
     """As `stated_attributes`, told by a network that takes crops of `size` px."""
-    from rayface.data.dataset import resize_images
+    from rayface.imaging.filters import resize_images
 
     guessed = []
     for start in range(0, total, BATCH):

@@ -27,6 +27,13 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
     return functional.conv2d(flat, kernel.reshape(1, 1, -1, 1)).reshape(count, channels, height, width)
 
 
+def resize_images(images: Tensor, size: int) -> Tensor:
+    """uint8 or float [N, C, H, W] to [N, C, size, size] of the same type, bilinear with antialiasing."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+
+
 def luminance(images: Tensor) -> Tensor:
     """uint8 [N, 3, H, W] -> float32 [N, H, W] in [0, 1]."""
     weights = torch.tensor(LUMINANCE, device=images.device) / 255

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from rayface import records, storage
 from rayface.data import shards
-from rayface.data.dataset import resize_images, resize_masks
+from rayface.data.dataset import resize_masks
 from rayface.data.grouping import thumbnails
 from rayface.data.passes import as_value
 from rayface.errors import RayfaceError
 from rayface.imaging import codec
+from rayface.imaging.filters import resize_images
 from rayface.imaging.quality import face_sharpness
 
 # What can be labelled: the column it fills, and the system whose model does it.

@@ -17,7 +17,7 @@ class DetailMask(nn.Module):
     """How much of a photo's fine detail stays, goes, or is brought out.
 
     Photo, its plain and its translated drawing, each [N, 3, S, S] in [-1, 1] -> [N, 1, S, S] in (-1, 1): -1 takes the
-    detail away, 1 doubles it. Untrained it gives 0. It sees 17 px around a pixel.
+    detail away, 1 doubles it. Untrained it gives 0. It sees a window of 17 px.
     """
 
     outputs = ("mask",)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from rayface.data.sampling import PairedSampler, Sampler
 from rayface.errors import RayfaceError
 from rayface.imaging.codec import to_float, to_uint8
+from rayface.imaging.filters import resize_images
 from rayface.imaging.views import view
 from rayface.networks.autoencoder import (
     AutoencoderConfig,
@@ -46,7 +47,7 @@ from rayface.systems.base import (
     SystemConfig,
     check_size,
 )
-from rayface.systems.constraints import attractive_term, divergence, parsing_terms, sized
+from rayface.systems.constraints import attractive_term, divergence, parsing_terms
 from rayface.systems.losses import detail_loss
 
 if TYPE_CHECKING:
@@ -260,20 +261,22 @@ class Beauty(System):
         seen, _ = _halves(batch["view"])
         beautified = beautify(networks, ordinary)
         viewed = view(beautified, seen)
-        terms = {"change": F.l1_loss(beautified, ordinary)}
+        terms = {"change": F.l1_loss(beautified, ordinary)}  # where there is a parser, its `change` instead
         if losses.adversarial > 0:
             logits = networks["discriminator"](state.frozen["feature_network"](viewed))
             terms["adversarial"] = F.softplus(-logits.float()).mean()
         if "classifier" in state.frozen and losses.attractive > 0:
-            after, before = (sized(images, config.asked_at) for images in (viewed, view(ordinary, seen)))
+            after, before = (resize_images(images, config.asked_at) for images in (viewed, view(ordinary, seen)))
             terms["attractive"] = attractive_term(state.frozen["classifier"], after, before, config.more_attractive)
         if "parser" in state.frozen:
             terms |= parsing_terms(state.frozen["parser"], beautified, ordinary, config.asked_at)
         if "classifier" in state.frozen and losses.attributes > 0:
             guarded = [ATTRIBUTE_ID[name] for name in config.guarded]
             with torch.no_grad():
-                wanted = state.frozen["classifier"](sized(ordinary, config.asked_at)).float()[:, guarded].sigmoid()
-            logits = state.frozen["classifier"](sized(beautified, config.asked_at)).float()[:, guarded]
+                wanted = (
+                    state.frozen["classifier"](resize_images(ordinary, config.asked_at)).float()[:, guarded].sigmoid()
+                )
+            logits = state.frozen["classifier"](resize_images(beautified, config.asked_at)).float()[:, guarded]
             terms["attributes"] = divergence(logits, wanted)
         if "recognition" in state.frozen and losses.identity > 0:
             recognise = state.frozen["recognition"]

@@ -1,21 +1,15 @@
-"""What a network that changes faces must keep, as frozen networks see it (SPEC A7). Means over samples."""
+"""What a network that changes faces must keep, and gain, as frozen networks see it (SPEC A7). Means over samples."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rayface.imaging.filters import resize_images
 from rayface.records import ATTRIBUTE_ID, PARSING_ID
 
 FACE = ("skin", "nose", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "u_lip", "l_lip")  # what may change
 SKIN = ("skin", "nose")
 LEAST_PART = 1e-3  # of the picture's area; a smaller part is not in it
-
-
-def sized(images: Tensor, size: int) -> Tensor:
-    """float [N, C, S, S] -> [N, C, size, size]."""
-    if images.shape[-1] == size:
-        return images
-    return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 def parsing_terms(parser: nn.Module, beautified: Tensor, ordinary: Tensor, asked_at: int) -> dict[str, Tensor]:
@@ -25,20 +19,20 @@ def parsing_terms(parser: nn.Module, beautified: Tensor, ordinary: Tensor, asked
     changes outside the face.
     """
     with torch.no_grad():
-        wanted = parser(sized(ordinary, asked_at)).float().log_softmax(1)
+        wanted = parser(resize_images(ordinary, asked_at)).float().log_softmax(1)
         parts = wanted.exp()
         area = parts.sum((2, 3), keepdim=True)
         present = area >= LEAST_PART * asked_at**2
         pixel = present / area.clamp_min(1) / present.sum(1, keepdim=True)  # what a pixel of each part counts
         skin, face = (
-            sized(parts[:, [PARSING_ID[name] for name in names]].sum(1, keepdim=True), ordinary.shape[-1])
+            resize_images(parts[:, [PARSING_ID[name] for name in names]].sum(1, keepdim=True), ordinary.shape[-1])
             for names in (SKIN, FACE)
         )
-    found = parser(sized(beautified, asked_at)).float().log_softmax(1)
+    found = parser(resize_images(beautified, asked_at)).float().log_softmax(1)
     divergences = F.kl_div(found, wanted, log_target=True, reduction="none").sum(1)
     either = (torch.maximum(parts, found.detach().exp()) * pixel).sum(1)  # also what a part grew by
     change = beautified - ordinary
-    size = sized(change.abs().mean(1, keepdim=True), asked_at)
+    size = resize_images(change.abs().mean(1, keepdim=True), asked_at)
     return {
         "parsing": (divergences * either).sum((1, 2)).mean(),
         "change": (size * parts * pixel).sum((1, 2, 3)).mean(),

@@ -119,10 +119,9 @@ def _newest(plan: TrainPlan) -> str | None:
     """Name of the run's newest finished checkpoint; None where there is none, or the storage does not answer."""
     try:
         filesystem, folder = open_filesystem(plan.request.run_folder)
-        names = checkpoint_names(filesystem, folder)
-        return max(
-            (name for name in names if filesystem.get_file_info(f"{folder}/{name}/{RUN_FILE}").is_file), default=None
-        )
+        names = reversed(checkpoint_names(filesystem, folder))
+        finished = (name for name in names if filesystem.get_file_info(f"{folder}/{name}/{RUN_FILE}").is_file)
+        return next(finished, None)
     except (RayfaceError, OSError):
         return None
 

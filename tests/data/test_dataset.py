@@ -13,9 +13,10 @@ import torch
 
 from rayface import records, storage
 from rayface.data import shards
-from rayface.data.dataset import FaceDataset, resize_images, scale_points
+from rayface.data.dataset import FaceDataset, scale_points
 from rayface.errors import RayfaceError
 from rayface.imaging import codec
+from rayface.imaging.filters import resize_images
 from rayface.systems.base import get_system, resolve_config
 
 SIZE = 32

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayface.data.dataset import resize_images
 from rayface.data.grouping import AlikePairs, alike, connected, fingerprints, kept_once, person_groups, thumbnails
 from rayface.data.splits import hashed_split, unit_split
 from rayface.data.synth import draw_face
 from rayface.imaging import codec
+from rayface.imaging.filters import resize_images
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
