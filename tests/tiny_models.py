@@ -19,8 +19,8 @@ def save_tiny_models(
 ) -> ModelStore:
     """One version of each system in a store in `folder`, the release (its detector) behind it; the same every time.
 
-    The enhancer is taught in a second to sharpen, as an untrained one returns its input; the parser is untrained, and
-    the upscaler adds noise to the interpolated photo.
+    The enhancer is taught in a second to sharpen, as an untrained one returns its input; the parser is untrained,
+    the upscaler adds noise to the interpolated photo, and what beautifies takes fine detail away.
     """
     store = ModelStore(folder, fallback=release_store())
     for name in systems:
@@ -41,6 +41,8 @@ def _model(name: str) -> tuple[Any, dict[str, nn.Module]]:
     if name == "super_resolution":
         for head in networks["upscaler"].heads.values():  # type: ignore[union-attr, operator]
             nn.init.normal_(head.weight, std=0.05)
+    if name == "beauty":
+        nn.init.constant_(networks["detail_mask"].to_mask.bias, -0.1)  # type: ignore[union-attr, arg-type]
     return config, {key: networks[key] for key in system.released}
 
 

@@ -73,10 +73,12 @@ class BeautyLosses:
     perceptual: float = 1.0
     parsing: float = 5.0  # constraint 1
     attributes: float = 8.0  # constraint 2
+    sex: float = 4.0  # of its attributes the one that attractiveness goes with most, once more
     adversarial: float = 1.0  # constraint 3: it looks like a photo of an attractive face
     attractive: float = 4.0  # constraint 3: NetA calls it more attractive than the photo, by `more_attractive`
     identity: float = 4.0
     tone: float = 20.0  # the skin's mean colour stays
+    uneven: float = 50.0  # no light or shade on the skin that it did not have; what was uneven may go
     outside: float = 20.0  # hair, clothes and background stay
     change: float = 3.0  # size of the change
 
@@ -114,8 +116,9 @@ class Beauty(System):
     samples_together = 2  # an ordinary and an attractive face
     ablations = {  # noqa: RUF012
         "no-parsing": ("losses.parsing=0",),
-        "no-attributes": ("losses.attributes=0",),
-        "no-adversarial": ("losses.adversarial=0",),
+        "no-attributes": ("losses.attributes=0", "losses.sex=0"),
+        "no-attractiveness": ("losses.adversarial=0", "losses.attractive=0"),
+        "no-discriminator": ("losses.adversarial=0",),
         "no-identity": ("losses.identity=0",),
     }
     ablation_metrics = (
@@ -278,6 +281,9 @@ class Beauty(System):
                 )
             logits = state.frozen["classifier"](resize_images(beautified, config.asked_at)).float()[:, guarded]
             terms["attributes"] = divergence(logits, wanted)
+            if "Male" in config.guarded:
+                male = [config.guarded.index("Male")]
+                terms["sex"] = divergence(logits[:, male], wanted[:, male])
         if "recognition" in state.frozen and losses.identity > 0:
             recognise = state.frozen["recognition"]
             cosine = F.cosine_similarity(recognise(beautified).float(), recognise(ordinary).float())

@@ -4,19 +4,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rayface.imaging.filters import resize_images
+from rayface.imaging.filters import gaussian_blur, resize_images
 from rayface.records import ATTRIBUTE_ID, PARSING_ID
 
 FACE = ("skin", "nose", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "u_lip", "l_lip")  # what may change
 SKIN = ("skin", "nose")
+UNEVEN = (32, 8)  # parts of the side: the sizes of shadows and spots that may fade, and may not come
 LEAST_PART = 1e-3  # of the picture's area; a smaller part is not in it
 
 
 def parsing_terms(parser: nn.Module, beautified: Tensor, ordinary: Tensor, asked_at: int) -> dict[str, Tensor]:
     """By NetS' masks of pictures [N, 3, S, S]; every part of a face counts as much as another, its lips as its skin.
 
-    parsing: divergence of the masks (constraint 1); change: its size; tone: of the skin's mean colour; outside: what
-    changes outside the face.
+    parsing: divergence of the masks (constraint 1); change: its size; tone: of the skin's mean colour; uneven: light
+    and shade that the skin did not have; outside: what changes outside the face.
     """
     with torch.no_grad():
         wanted = parser(resize_images(ordinary, asked_at)).float().log_softmax(1)
@@ -37,8 +38,22 @@ def parsing_terms(parser: nn.Module, beautified: Tensor, ordinary: Tensor, asked
         "parsing": (divergences * either).sum((1, 2)).mean(),
         "change": (size * parts * pixel).sum((1, 2, 3)).mean(),
         "tone": ((change * skin).sum((2, 3)) / skin.sum((2, 3)).clamp_min(1)).abs().mean(),
+        "uneven": _uneven(beautified, ordinary, skin),
         "outside": (change * (1 - face)).abs().mean(),
     }
+
+
+def _uneven(beautified: Tensor, ordinary: Tensor, skin: Tensor) -> Tensor:
+    """How much more skin differs from what is around it than it did; less is free. `skin` is [N, 1, S, S] of 0 to 1."""
+    more = ordinary.new_zeros(())
+    for parts in UNEVEN:
+        sigma = ordinary.shape[-1] / parts
+        weight = gaussian_blur(skin, sigma).clamp_min(1e-3)
+        before, after = (
+            (images - gaussian_blur(images * skin, sigma) / weight).abs() for images in (ordinary, beautified)
+        )
+        more = more + (F.relu(after - before) * skin).sum() / skin.sum().clamp_min(1) / ordinary.shape[1]
+    return more
 
 
 def attractive_term(classifier: nn.Module, beautified: Tensor, ordinary: Tensor, wanted: float) -> Tensor:

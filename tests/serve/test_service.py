@@ -28,6 +28,7 @@ from tests.tiny_models import save_tiny_models
 pytestmark = pytest.mark.ray
 MAX_IN_FLIGHT = 6
 MAX_BYTES = 2_000_000
+STEPS = ["enhance", "upscale", "beautify"]
 
 
 @dataclass
@@ -43,14 +44,14 @@ def service(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
     from serve.app import build
 
-    store = save_tiny_models(tmp_path_factory.mktemp("store"))
+    store = save_tiny_models(tmp_path_factory.mktemp("store"), ("enhancement", "parsing", "super_resolution", "beauty"))
     url = start_serve()
     args = {
         "store": store.uri,
         "max_in_flight": MAX_IN_FLIGHT,
         "limits": {"max_bytes": MAX_BYTES, "max_pixels": 1_000_000},
         "max_faces": 8,
-        "steps": ["enhance", "upscale"],
+        "steps": STEPS,
         "max_output_megapixels": 1.3,
         # Tiny networks are done before the next request arrives; held open for a moment, batches are shared.
         **{stage: {"max_batch": 8, "batch_wait_s": 0.05} for stage in ("detector", "step", "parser")},
@@ -100,6 +101,26 @@ def test_enhance_gives_the_pixels_of_the_pipeline_and_of_rayface_apply(
     outcome = CliRunner().invoke(app, [*arguments, "--store", service.store.uri])
     assert outcome.exit_code == 0, outcome.output
     assert torch.equal(decode((tmp_path / "out.png").read_bytes()), served)
+
+
+def test_beautify_gives_the_pixels_of_the_pipeline_by_strength(
+    service: Running, photo: torch.Tensor, png: bytes
+) -> None:
+    pipeline = Pipeline.from_store(service.store, ["beautify", "enhance"])
+
+    def answer(path: str) -> torch.Tensor:
+        answer = service.client.post(path, content=png, headers={"accept": "image/png"})
+        assert answer.status_code == 200, answer.text
+        return decode(answer.content)
+
+    whole, half = answer("/v1/beautify"), answer("/v1/beautify?strength=0.5")
+    assert torch.equal(whole, pipeline.process(photo, ["beautify"]).photo)
+    assert torch.equal(answer("/v1/beautify?strength=0"), photo)
+    changes = [(image.float() - photo.float()).abs().sum() for image in (half, whole)]
+    assert 0.4 < float(changes[0] / changes[1]) < 0.6
+    both = pipeline.process(photo, ["beautify", "enhance"])
+    assert torch.equal(answer("/v1/process?steps=beautify,enhance"), both.photo)
+    assert both.report.faces[0].steps == ["beautify", "enhance"]
 
 
 def test_formats_forms_and_parameters(service: Running, photo: torch.Tensor, png: bytes) -> None:
@@ -200,8 +221,8 @@ def test_detect_and_parse(service: Running, photo: torch.Tensor, png: bytes) -> 
         ("GET", "/v1/enhance", b"", {}, 405, "method-not-allowed", "GET"),
         ("GET", "/v1/reports/none", b"", {}, 404, "no-report", "none"),
         ("POST", "/v1/process", b"x", {}, 422, "invalid-request", "query.steps"),
-        ("POST", "/v1/process?steps=beautify", b"x", {}, 400, "unknown-step", "known steps: enhance"),
-        ("POST", "/v1/process?steps=,", b"x", {}, 400, "unknown-step", "known steps: enhance"),
+        ("POST", "/v1/process?steps=age", b"x", {}, 400, "unknown-step", "known steps: beautify, enhance"),
+        ("POST", "/v1/process?steps=,", b"x", {}, 400, "unknown-step", "known steps: beautify, enhance"),
         ("POST", "/v1/enhance?strength=2", b"x", {}, 422, "invalid-request", "query.strength"),
         ("POST", "/v1/enhance?faces=two", b"x", {}, 422, "invalid-request", "query.faces"),
         ("POST", "/v1/enhance?format=gif", b"x", {}, 422, "invalid-request", "query.format"),
@@ -316,10 +337,10 @@ def test_a_deployment_for_every_stage_gives_the_same(service: Running, png: byte
 
     from serve.app import build
 
-    args = {"store": service.store.uri, "layout": "separate", "max_output_megapixels": 1.3}
+    args = {"store": service.store.uri, "steps": STEPS, "layout": "separate", "max_output_megapixels": 1.3}
     serve.run(build(args), name="apart", route_prefix="/apart")
     try:
-        for path in ("/v1/process?steps=upscale,enhance&format=png", "/v1/detect", "/v1/parse"):
+        for path in ("/v1/process?steps=upscale,beautify,enhance&format=png", "/v1/detect", "/v1/parse"):
             together = service.client.post(path, content=png)
             apart = service.client.post("/apart" + path, content=png)
             assert together.status_code == apart.status_code == 200, apart.text
@@ -330,7 +351,17 @@ def test_a_deployment_for_every_stage_gives_the_same(service: Running, png: byte
         models = [service.client.get(f"{prefix}/v1/models").json() for prefix in ("", "/apart")]
         assert models[0] == models[1]
         health = service.client.get("/apart/healthz").json()["deployments"]
-        apart_in_all = {"ingress", "detector", "enhancer", "upscaler", "guard", "parser", "fusion", "reports"}
+        apart_in_all = {
+            "ingress",
+            "detector",
+            "enhancer",
+            "upscaler",
+            "beautifier",
+            "guard",
+            "parser",
+            "fusion",
+            "reports",
+        }
         assert set(health) == apart_in_all
         broken = service.client.post("/apart/v1/enhance", content=png[:2000])
         assert broken.status_code == 422
@@ -341,7 +372,7 @@ def test_a_deployment_for_every_stage_gives_the_same(service: Running, png: byte
 
 def test_models_health_page_and_openapi(service: Running) -> None:
     models = {model["use"]: model for model in service.client.get("/v1/models").json()["models"]}
-    assert set(models) == {"detect", "enhance", "upscale", "parse", "identify"}
+    assert set(models) == {"detect", "enhance", "upscale", "beautify", "parse", "identify"}
     assert models["detect"]["licence"] == "MIT"
     info = service.store.info("enhancement")
     for key in ("name", "version", "licence", "commercial_use", "sha256", "metrics"):

@@ -107,7 +107,9 @@ def test_the_translator_learns_from_all_constraints_at_once(drawn_faces: str) ->
     batch = batch_of(training, drawn_faces)
     before = {key: [p.clone() for p in network.parameters()] for key, network in frozen.items()}
     reported = [training.run_step(batch) for _ in range(4)][-1]
-    terms = ("change", "adversarial", "parsing", "attractive", "tone", "outside", "attributes", "identity")
+    terms = (
+        "change", "adversarial", "parsing", "attractive", "tone", "uneven", "outside", "attributes", "sex", "identity",
+    )  # fmt: skip
     assert all(np.isfinite(float(reported[f"translator/{term}"])) for term in terms)
     for key, network in frozen.items():
         assert all(torch.equal(a, b) for a, b in zip(before[key], network.parameters(), strict=True)), key
@@ -136,6 +138,21 @@ def test_constraint_1_sees_moved_parts_lightened_skin_and_what_lies_outside() ->
     assert float(parsing_terms(Probe(), lighter, photo, 32)["outside"]) == pytest.approx(0, abs=1e-6)
     assert float(parsing_terms(Probe(), outside, photo, 32)["outside"]) > 0.04
     assert float(parsing_terms(Probe(), moved, photo, 32)["parsing"]) > 1
+
+
+def test_no_shadow_may_come_upon_the_skin_and_any_may_go() -> None:
+    even = torch.full((1, 3, 64, 64), -0.8)
+    even[:, :, 12:52, 12:52] = 0.5  # a face
+    shaded, brighter = even.clone(), even.clone()
+    shaded[:, :, 40:46, 20:44] -= 0.3  # above the lips, say
+    brighter[:, :, 12:52, 12:52] += 0.2
+
+    def uneven(beautified: Tensor, photo: Tensor) -> float:
+        return float(parsing_terms(Probe(), beautified, photo, 64)["uneven"])
+
+    assert uneven(shaded, even) > 0.05
+    assert uneven(even, shaded) < uneven(shaded, even) / 5  # what was beside the shadow differs from it a little more
+    assert uneven(brighter, even) == pytest.approx(0, abs=1e-3)  # the tone's business
 
 
 class Spots(nn.Module):
@@ -270,5 +287,5 @@ def test_a_parser_is_asked_at_its_own_size() -> None:
     parser = Sized(ParserConfig(widths=(8, 16)))
     terms = parsing_terms(parser, torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32), 64)
     assert parser.sides == {64}
-    assert set(terms) == {"parsing", "change", "tone", "outside"}
+    assert set(terms) == {"parsing", "change", "tone", "uneven", "outside"}
     assert all(torch.isfinite(value) for value in terms.values())
