@@ -71,12 +71,12 @@ class BeautyLosses:
     pixel: float = 1.0
     detail: float = 1.0
     perceptual: float = 1.0
-    parsing: float = 5.0  # constraint 1
+    parsing: float = 60.0  # constraint 1
     attributes: float = 8.0  # constraint 2
     sex: float = 4.0  # of its attributes the one that attractiveness goes with most, once more
     adversarial: float = 1.0  # constraint 3: it looks like a photo of an attractive face
-    attractive: float = 4.0  # constraint 3: NetA calls it more attractive than the photo, by `more_attractive`
-    identity: float = 4.0
+    attractive: float = 6.0  # constraint 3: NetA calls it more attractive than the photo, by `more_attractive`
+    identity: float = 8.0
     tone: float = 20.0  # the skin's mean colour stays
     uneven: float = 50.0  # no light or shade on the skin that it did not have; what was uneven may go
     outside: float = 20.0  # hair, clothes and background stay
@@ -92,7 +92,7 @@ class BeautyConfig(SystemConfig):
     discriminator: ProjectedDiscriminatorConfig = field(default_factory=ProjectedDiscriminatorConfig)
     losses: BeautyLosses = field(default_factory=BeautyLosses)
     guarded: tuple[str, ...] = GUARDED
-    more_attractive: float = 1.2  # logits of NetA; ordinary and attractive faces lie 3 apart, 2.5 within a sex
+    more_attractive: float = 2.0  # logits of NetA; ordinary and attractive faces lie 3 apart, 2.5 within a sex
     asked_at: int = 256  # px to a side at which NetS and NetA are asked: what they were trained at
     align_from: int = 700  # steps after which NetT learns to go from one latent space to the other unchanged
     translate_from: int = 1_500  # steps after which all that stays as it is
@@ -118,7 +118,6 @@ class Beauty(System):
         "no-parsing": ("losses.parsing=0",),
         "no-attributes": ("losses.attributes=0", "losses.sex=0"),
         "no-attractiveness": ("losses.adversarial=0", "losses.attractive=0"),
-        "no-discriminator": ("losses.adversarial=0",),
         "no-identity": ("losses.identity=0",),
     }
     ablation_metrics = (
