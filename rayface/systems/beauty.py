@@ -98,9 +98,9 @@ class BeautyConfig(SystemConfig):
     translate_from: int = 1_500  # steps after which all that stays as it is
     discriminator_steps: int = 200  # steps after that in which NetD learns what attractive is; then NetT beautifies
     autoencoder_rate: float = 1e-3
-    translator_rate: float = 5e-5  # faster, it finds shadows that NetA likes and nobody else
-    discriminator_rate: float = 2e-3
-    feature_network: str = "pretrained:efficientnet_lite0:5"  # frozen, of the perceptual term and under NetD
+    translator_rate: float = 5e-4
+    discriminator_rate: float = 5e-4
+    feature_network: str = "pretrained:efficientnet_lite0:4"  # frozen, of the perceptual term and under NetD
     parser: str = "parsing"  # NetS, a store reference
     classifier: str = "attributes"  # NetA
     recognition: str = "recognition"  # of the identity term
