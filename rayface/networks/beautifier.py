@@ -10,6 +10,8 @@ from rayface.imaging.filters import gaussian_blur, grey
 DARK = 0.05  # of 1; what is darker hardly changes, or noise would be made visible
 FINE = 64  # parts of the side: what a blur of that sigma takes away is fine detail
 QUICKLY = 20.0  # or the small mask would learn more slowly than the translator, which then does its work
+SOFT = 3.0  # px of sigma, of changes of light: the decoders draw in cells of 8 px, and those show
+COLOURFUL = 0.5  # at most a quarter more or less colourful, or lips look painted
 GREYISH = 0.05  # of 1; what is greyer has hardly a hue
 
 
@@ -41,8 +43,8 @@ def beautify(networks: Mapping[str, nn.Module], images: Tensor) -> Tensor:
 
     Two things are changed, by networks that alone get a gradient. Fine detail, such as lines and pores, which no
     autoencoder draws, stays, goes or is brought out (`detail_mask`). And `NetBd(NetT(NetCe(x)))`, less what it is
-    without the translator, is taken as a change of light and of saturation, as retouchers dodge and burn: pixels keep
-    their hue.
+    without the translator, is taken softly as a change of light and of saturation, as retouchers dodge and burn: pixels
+    keep their hue.
     """
     with torch.no_grad():
         latents = networks["aligner"](networks["ordinary_encoder"](images))
@@ -50,11 +52,11 @@ def beautify(networks: Mapping[str, nn.Module], images: Tensor) -> Tensor:
     made = networks["attractive_decoder"](networks["translator"](latents)).float()
     detail = images.float() - gaussian_blur(images.float(), images.shape[-1] / FINE)
     detail = detail * networks["detail_mask"](images, plain, made)
-    light = (images.float() + 1) / 2
-    lighter = grey(made - plain) * (light / grey(light).clamp_min(DARK)).clamp(0, 2)
-    colour, change = (images - grey(images) for images in (light, made - plain))
+    light, drawn = (images.float() + 1) / 2, gaussian_blur(made - plain, SOFT)
+    lighter = grey(drawn) * (light / grey(light).clamp_min(DARK)).clamp(0, 2)
+    colour, change = (images - grey(images) for images in (light, drawn))
     along = (colour * change).sum(1, keepdim=True) / ((colour**2).sum(1, keepdim=True) + GREYISH**2)
-    saturated = colour * along.clamp(-1, 1)  # at most half more or less colourful
+    saturated = colour * along.clamp(-COLOURFUL, COLOURFUL)
     return images.float() + lighter + saturated + detail
 
 

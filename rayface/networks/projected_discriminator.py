@@ -14,7 +14,7 @@ from torch import Tensor, nn
 @dataclass(frozen=True)
 class ProjectedDiscriminatorConfig:
     width: int = 64
-    first_stage: int = 2  # of the feature maps; finer ones tell noise and compression more than faces
+    first_stage: int = 1  # of the feature maps; finer ones tell noise and compression more than faces
 
 
 class ProjectedDiscriminator(nn.Module):

@@ -193,6 +193,27 @@ def test_beautifying_changes_light_and_saturation_and_keeps_hue() -> None:
     assert float(alike.quantile(0.01)) > 0.999
 
 
+def test_the_cells_that_the_decoder_draws_in_do_not_show() -> None:
+    networks = start().networks
+    nn.init.normal_(networks["translator"].to_latents.weight, std=0.5)  # type: ignore[arg-type, union-attr]
+    photo = torch.zeros(2, 3, 64, 64) + torch.rand(2, 1, 64, 64) * 1e-3
+    with torch.no_grad():
+        latents = networks["aligner"](networks["ordinary_encoder"](photo))
+        plain, made = (networks["attractive_decoder"](z) for z in (latents, networks["translator"](latents)))
+        change = beautify(networks, photo) - photo
+
+    def in_cells(images: Tensor) -> float:
+        """Share of the energy that has a period of 8 px or less; the mean does not count."""
+        window = torch.hann_window(64)  # or the border would count as fine
+        energy = torch.fft.rfft2((images - images.mean((2, 3), keepdim=True)) * window[:, None] * window).abs() ** 2
+        rows, columns = torch.fft.fftfreq(64).abs()[:, None], torch.fft.rfftfreq(64)[None]
+        fine = (torch.maximum(rows, columns) >= 1 / 8).expand_as(energy)
+        return float(energy[fine].sum() / energy.sum())
+
+    assert in_cells(made - plain) > 0.2
+    assert in_cells(change) < 0.03
+
+
 @pytest.mark.parametrize(("bias", "share"), [(-9.0, 0.0), (0.0, 1.0), (9.0, 2.0)])
 def test_fine_detail_goes_stays_or_is_brought_out(bias: float, share: float) -> None:
     networks = start().networks
