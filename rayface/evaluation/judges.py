@@ -20,7 +20,7 @@ from rayface.imaging.codec import to_float
 from rayface.networks.efficientnet_lite import feature_distance
 
 AT_ONCE = 16  # pictures a judge looks at together
-SMALLEST_TENSOR = 64  # elements; smaller ones (biases of zero) may be equal by chance
+SMALLEST_TENSOR = 64  # elements; smaller ones, and those of one value (ones, zeros), may be equal by chance
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,12 @@ def load_judge(name: str) -> LoadedJudge:
 
 
 def fingerprints(network: nn.Module) -> frozenset[str]:
-    """Hashes of a network's tensors: two networks that share one are, in part, the same network."""
-    tensors = (value for value in network.state_dict().values() if value.numel() >= SMALLEST_TENSOR)
-    return frozenset(hashlib.sha256(_content(value)).hexdigest() for value in tensors)
+    """Hashes of a network's tensors: two networks that share one are, in part, the same network.
+
+    Of their values in half precision, as releases are stored: a judge is also the network that it was rounded from.
+    """
+    tensors = (value.half() for value in network.state_dict().values() if value.numel() >= SMALLEST_TENSOR)
+    return frozenset(hashlib.sha256(_content(value)).hexdigest() for value in tensors if value.min() < value.max())
 
 
 def _content(value: Tensor) -> bytes:

@@ -1,5 +1,6 @@
 """Judges: what they measure, what is said where one is absent, that none judges what it trained."""
 
+import copy
 import json
 import shutil
 from collections.abc import Iterator
@@ -112,6 +113,21 @@ def test_a_loss_network_is_no_judge(faces: Tensor) -> None:
         assert set(judged_metrics()) - ATTRIBUTES == {"identity_distance"}
     assert "efficientnet_lite1:3, which this model was trained with" in panel.missing["perceptual_distance"]
     assert "perceptual_distance" in judged_metrics()  # outside, the next evaluation starts afresh
+
+
+@pytest.mark.parametrize("name", ["parsing", "attributes"])
+def test_a_judge_is_also_the_network_that_it_was_rounded_from(name: str) -> None:
+    """Judges are stored in half precision; the run that trained one, and what it taught, hold it in single."""
+    network = copy.deepcopy(load_judge(name).network)
+    with torch.no_grad():
+        for value in network.parameters():
+            value *= 1 + 1e-5 * torch.rand_like(value)
+    assert set(refusals({"mine@1": network})) == {name}
+    for value in network.parameters():
+        nn.init.normal_(value)
+    for value in network.buffers():
+        value.fill_(1)  # as every untrained network's
+    assert refusals({"mine@2": network}) == {}
 
 
 def test_evaluate_says_who_judged_what_is_missing_and_refuses_what_trained(
