@@ -73,11 +73,11 @@ class BeautyLosses:
     perceptual: float = 1.0
     parsing: float = 60.0  # constraint 1
     attributes: float = 8.0  # constraint 2
-    sex: float = 4.0  # of its attributes the one that attractiveness goes with most, once more
+    sex: float = 30.0  # of its attributes the one that attractiveness goes with most, once more
     adversarial: float = 1.0  # constraint 3: it looks like a photo of an attractive face
     attractive: float = 8.0  # constraint 3: NetA calls it more attractive than the photo, by `more_attractive`
     identity: float = 4.0
-    tone: float = 20.0  # the skin's mean colour stays
+    tone: float = 20.0  # the skin's mean colour stays, and that of the lips
     uneven: float = 50.0  # no light or shade on the skin that it did not have; what was uneven may go
     outside: float = 20.0  # hair, clothes and background stay
     change: float = 3.0  # size of the change

@@ -9,6 +9,7 @@ from rayface.records import ATTRIBUTE_ID, PARSING_ID
 
 FACE = ("skin", "nose", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "u_lip", "l_lip")  # what may change
 SKIN = ("skin", "nose")
+LIPS = ("u_lip", "l_lip")
 UNEVEN = (32, 8)  # parts of the side: the sizes of shadows and spots that may fade, and may not come
 LEAST_PART = 1e-3  # of the picture's area; a smaller part is not in it
 
@@ -16,8 +17,8 @@ LEAST_PART = 1e-3  # of the picture's area; a smaller part is not in it
 def parsing_terms(parser: nn.Module, beautified: Tensor, ordinary: Tensor, asked_at: int) -> dict[str, Tensor]:
     """By NetS' masks of pictures [N, 3, S, S]; every part of a face counts as much as another, its lips as its skin.
 
-    parsing: divergence of the masks (constraint 1); change: its size; tone: of the skin's mean colour; uneven: light
-    and shade that the skin did not have; outside: what changes outside the face.
+    parsing: divergence of the masks (constraint 1); change: its size; tone: of the skin's and of the lips' mean
+    colour; uneven: light and shade that the skin did not have; outside: what changes outside the face.
     """
     with torch.no_grad():
         wanted = parser(resize_images(ordinary, asked_at)).float().log_softmax(1)
@@ -25,9 +26,9 @@ def parsing_terms(parser: nn.Module, beautified: Tensor, ordinary: Tensor, asked
         area = parts.sum((2, 3), keepdim=True)
         present = area >= LEAST_PART * asked_at**2
         pixel = present / area.clamp_min(1) / present.sum(1, keepdim=True)  # what a pixel of each part counts
-        skin, face = (
+        skin, lips, face = (
             resize_images(parts[:, [PARSING_ID[name] for name in names]].sum(1, keepdim=True), ordinary.shape[-1])
-            for names in (SKIN, FACE)
+            for names in (SKIN, LIPS, FACE)
         )
     found = parser(resize_images(beautified, asked_at)).float().log_softmax(1)
     divergences = F.kl_div(found, wanted, log_target=True, reduction="none").sum(1)
@@ -37,7 +38,9 @@ def parsing_terms(parser: nn.Module, beautified: Tensor, ordinary: Tensor, asked
     return {
         "parsing": (divergences * either).sum((1, 2)).mean(),
         "change": (size * parts * pixel).sum((1, 2, 3)).mean(),
-        "tone": ((change * skin).sum((2, 3)) / skin.sum((2, 3)).clamp_min(1)).abs().mean(),
+        "tone": sum(
+            ((change * part).sum((2, 3)) / part.sum((2, 3)).clamp_min(1)).abs().mean() for part in (skin, lips)
+        ),
         "uneven": _uneven(beautified, ordinary, skin),
         "outside": (change * (1 - face)).abs().mean(),
     }

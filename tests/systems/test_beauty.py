@@ -140,6 +140,15 @@ def test_constraint_1_sees_moved_parts_lightened_skin_and_what_lies_outside() ->
     assert float(parsing_terms(Probe(), moved, photo, 32)["parsing"]) > 1
 
 
+def test_the_tone_of_lips_is_held_apart_from_that_of_skin() -> None:
+    photo = torch.full((1, 3, 32, 32), -1.0)
+    photo[:, 0, 20:24, 12:20] = 1  # lips
+    painted = photo.clone()
+    painted[:, 1, 20:24, 12:20] += 0.3
+    terms = parsing_terms(Spots(), painted, photo, 32)
+    assert float(terms["tone"]) == pytest.approx(0.1, rel=0.1)  # the mean of three channels
+
+
 def test_no_shadow_may_come_upon_the_skin_and_any_may_go() -> None:
     even = torch.full((1, 3, 64, 64), -0.8)
     even[:, :, 12:52, 12:52] = 0.5  # a face
