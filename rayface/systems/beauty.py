@@ -6,8 +6,8 @@ autoencoders of ordinary and of attractive faces, `NetT` goes from the first lat
 `NetS`, the parser, sees the same face parts as before; `NetA`, the attribute classifier, the same guarded attributes;
 `NetD` (discriminator) an attractive user's face.
 
-Detail transfer: what is given is the photo plus the difference between what `NetBd` makes of the translated and of the
-unchanged latents, so that what an autoencoder cannot draw stays as it was. Untrained, `translator` changes nothing.
+No autoencoder's picture is given, only the photo with its fine detail weighed by `detail_mask` and with the light and
+saturation that `NetBd` draws otherwise after the translator (`networks.beautifier`). Untrained, nothing is changed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -133,7 +133,7 @@ class Beauty(System):
                 size=64, steps=20, align_from=2, translate_from=4, discriminator_steps=1, checkpoint_every=10,
                 sample_every=20, log_every=1, autoencoder=AutoencoderConfig(widths=(8, 16), latent_channels=8),
                 translator=TranslatorConfig(width=16, blocks=1, style_dim=16),
-                discriminator=ProjectedDiscriminatorConfig(width=8, first_stage=1),
+                discriminator=ProjectedDiscriminatorConfig(width=8),
                 feature_network="pretrained:efficientnet_lite0:3", asked_at=64,
                 parser="", classifier="", recognition="",
             )  # fmt: skip
