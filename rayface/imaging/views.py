@@ -21,3 +21,10 @@ def view(images: Tensor, numbers: Tensor) -> Tensor:
     light = recolour((moved + 1) / 2 * numbers[:, 10:, None, None], brightness, contrast, saturation)
     blurred = gaussian_blur(light, images.shape[-1] / 128)  # 2 px of 256
     return (light + (blurred - light) * blur) * 2 - 1
+
+
+def unmoved(numbers: Tensor) -> Tensor:
+    """The same light and blur, float [N, VIEW_NUMBERS], of pictures that stay where they are."""
+    numbers = numbers.clone()
+    numbers[:, :6] = numbers.new_tensor([1, 0, 0, 0, 1, 0])
+    return numbers

@@ -13,6 +13,7 @@ QUICKLY = 20.0  # or the small mask would learn more slowly than the translator,
 SOFT = 3.0  # px of sigma, of changes of light: the decoders draw in cells of 8 px, and those show
 COLOURFUL = 0.5  # at most a quarter more or less colourful, or lips look painted
 GREYISH = 0.05  # of 1; what is greyer has hardly a hue
+EDGE = 2.0  # px of sigma, of the border of the face beyond which nothing is changed
 
 
 class DetailMask(nn.Module):
@@ -44,9 +45,11 @@ def beautify(networks: Mapping[str, nn.Module], images: Tensor) -> Tensor:
     Two things are changed, by networks that alone get a gradient. Fine detail, such as lines and pores, which no
     autoencoder draws, stays, goes or is brought out (`detail_mask`). And `NetBd(NetT(NetCe(x)))`, less what it is
     without the translator, is taken softly as a change of light and of saturation, as retouchers dodge and burn: pixels
-    keep their hue.
+    keep their hue. Only the face is changed (`face_mask`): what a network is free to win it wins from the background
+    too, by blurring it as good cameras do.
     """
     with torch.no_grad():
+        face = gaussian_blur(networks["face_mask"](images).float().sigmoid(), EDGE)
         latents = networks["aligner"](networks["ordinary_encoder"](images))
         plain = networks["attractive_decoder"](latents).float()
     made = networks["attractive_decoder"](networks["translator"](latents)).float()
@@ -57,14 +60,14 @@ def beautify(networks: Mapping[str, nn.Module], images: Tensor) -> Tensor:
     colour, change = (images - grey(images) for images in (light, drawn))
     along = (colour * change).sum(1, keepdim=True) / ((colour**2).sum(1, keepdim=True) + GREYISH**2)
     saturated = colour * along.clamp(-COLOURFUL, COLOURFUL)
-    return images.float() + lighter + saturated + detail
+    return images.float() + face * (lighter + saturated + detail)
 
 
 class Beautifier(nn.Module):
     """`beautify` as one network, for exported files: faces float [N, 3, S, S] in [-1, 1] -> the same, beautified."""
 
     outputs = ("beautified",)
-    parts = ("ordinary_encoder", "aligner", "translator", "detail_mask", "attractive_decoder")
+    parts = ("ordinary_encoder", "aligner", "translator", "detail_mask", "attractive_decoder", "face_mask")
 
     def __init__(self, networks: Mapping[str, nn.Module]) -> None:
         super().__init__()

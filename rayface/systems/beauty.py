@@ -6,8 +6,9 @@ autoencoders of ordinary and of attractive faces, `NetT` goes from the first lat
 `NetS`, the parser, sees the same face parts as before; `NetA`, the attribute classifier, the same guarded attributes;
 `NetD` (discriminator) an attractive user's face.
 
-No autoencoder's picture is given, only the photo with its fine detail weighed by `detail_mask` and with the light and
-saturation that `NetBd` draws otherwise after the translator (`networks.beautifier`). Untrained, nothing is changed.
+No autoencoder's picture is given, only the photo, in the face (`face_mask`), with its fine detail weighed by
+`detail_mask` and with the light and saturation that `NetBd` draws otherwise after the translator
+(`networks.beautifier`). Untrained, nothing is changed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from rayface.data.sampling import PairedSampler, Sampler
 from rayface.errors import RayfaceError
 from rayface.imaging.codec import to_float, to_uint8
 from rayface.imaging.filters import resize_images
-from rayface.imaging.views import view
+from rayface.imaging.views import unmoved, view
 from rayface.networks.autoencoder import (
     AutoencoderConfig,
     FaceDecoder,
@@ -33,6 +34,7 @@ from rayface.networks.autoencoder import (
 )
 from rayface.networks.beautifier import Beautifier, DetailMask, beautify
 from rayface.networks.efficientnet_lite import feature_distance
+from rayface.networks.parser import Parser, ParserConfig
 from rayface.networks.precision import as_served
 from rayface.networks.projected_discriminator import ProjectedDiscriminator, ProjectedDiscriminatorConfig
 from rayface.records import ATTRIBUTE_ID, ATTRIBUTES
@@ -47,7 +49,7 @@ from rayface.systems.base import (
     SystemConfig,
     check_size,
 )
-from rayface.systems.constraints import attractive_term, divergence, parsing_terms
+from rayface.systems.constraints import FACE, attractive_term, divergence, parsing_terms, share_of
 from rayface.systems.losses import detail_loss
 
 if TYPE_CHECKING:
@@ -79,7 +81,6 @@ class BeautyLosses:
     identity: float = 4.0
     tone: float = 20.0  # the skin's mean colour stays, and that of the lips
     uneven: float = 50.0  # no light or shade on the skin that it did not have; what was uneven may go
-    outside: float = 20.0  # hair, clothes and background stay
     change: float = 3.0  # size of the change
 
 
@@ -90,6 +91,7 @@ class BeautyConfig(SystemConfig):
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     translator: TranslatorConfig = field(default_factory=TranslatorConfig)
     discriminator: ProjectedDiscriminatorConfig = field(default_factory=ProjectedDiscriminatorConfig)
+    face_mask: ParserConfig = field(default_factory=lambda: ParserConfig((8, 16, 24, 32, 48), 1, 1))
     losses: BeautyLosses = field(default_factory=BeautyLosses)
     guarded: tuple[str, ...] = GUARDED
     more_attractive: float = 2.0  # logits of NetA; ordinary and attractive faces lie 3 apart, 2.5 within a sex
@@ -132,7 +134,7 @@ class Beauty(System):
             return BeautyConfig(
                 size=64, steps=20, align_from=2, translate_from=4, discriminator_steps=1, checkpoint_every=10,
                 sample_every=20, log_every=1, autoencoder=AutoencoderConfig(widths=(8, 16), latent_channels=8),
-                translator=TranslatorConfig(width=16, blocks=1, style_dim=16),
+                translator=TranslatorConfig(width=16, blocks=1, style_dim=16), face_mask=ParserConfig((8, 8), 1, 1),
                 discriminator=ProjectedDiscriminatorConfig(width=8),
                 feature_network="pretrained:efficientnet_lite0:3", asked_at=64,
                 parser="", classifier="", recognition="",
@@ -148,7 +150,8 @@ class Beauty(System):
 
     def check(self, config: BeautyConfig) -> None:
         super().check(config)
-        check_size(config.size, config.autoencoder.widths)
+        for widths in (config.autoencoder.widths, config.face_mask.widths):
+            check_size(config.size, widths)
         if config.global_batch % 2:
             raise RayfaceError(f"global_batch={config.global_batch} must be even: half ordinary, half attractive faces")
         if unknown := [name for name in config.guarded if name not in ATTRIBUTE_ID]:
@@ -174,6 +177,7 @@ class Beauty(System):
         for part in ("aligner", "translator"):
             networks[part] = Translator(config.translator, config.autoencoder.latent_channels)
         networks["detail_mask"] = DetailMask(config.translator.detail_width)
+        networks["face_mask"] = Parser(config.face_mask)
         return networks
 
     def build_for_training(self, networks: Networks, config: BeautyConfig, frozen: Networks) -> dict[str, nn.Module]:
@@ -189,6 +193,7 @@ class Beauty(System):
         return {
             "autoencoders": OptimizerSpec(coders, config.autoencoder_rate, (0.9, 0.99), warmup_steps=warmup),
             "aligner": OptimizerSpec(("aligner",), config.autoencoder_rate, (0.9, 0.99)),
+            "face_mask": OptimizerSpec(("face_mask",), config.autoencoder_rate, (0.9, 0.99)),
             "translator": OptimizerSpec(
                 ("translator", "detail_mask"), config.translator_rate, (0.5, 0.99), decay="cosine"
             ),
@@ -203,6 +208,8 @@ class Beauty(System):
             Phase("alignment", "aligner", self._alignment_loss, start=aligned, end=translated),
             Phase("translator", "translator", self._translation_loss, start=begin),
         ]
+        if config.parser:
+            phases.append(Phase("face_mask", "face_mask", self._face_mask_loss, end=translated))
         if config.losses.adversarial > 0:
             phases.append(Phase("discriminator", "discriminator", self._discriminator_loss, start=translated))
         return phases
@@ -254,10 +261,18 @@ class Beauty(System):
         made = networks["attractive_decoder"](networks["aligner"](latents)).float()
         return _likeness(made, ordinary, state), {}
 
+    def _face_mask_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
+        """Where the face is, as NetS sees it: what may be changed."""
+        images, config = batch["image"], state.config
+        with torch.no_grad():
+            parts = state.frozen["parser"](resize_images(images, config.asked_at)).float().softmax(1)
+            face = resize_images(share_of(parts, FACE), config.size)
+        return F.binary_cross_entropy_with_logits(networks["face_mask"](images).float(), face), {}
+
     def _translation_loss(
         self, batch: Batch, networks: Networks, state: PhaseState
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The three constraints (A7), and what keeps the change small, in the face, and the person's."""
+        """The three constraints (A7), and what keeps the change small, and the person's."""
         losses, config = state.config.losses, state.config
         ordinary, _ = _halves(batch["image"])
         seen, _ = _halves(batch["view"])
@@ -267,22 +282,10 @@ class Beauty(System):
         if losses.adversarial > 0:
             logits = networks["discriminator"](state.frozen["feature_network"](viewed))
             terms["adversarial"] = F.softplus(-logits.float()).mean()
-        if "classifier" in state.frozen and losses.attractive > 0:
-            after, before = (resize_images(images, config.asked_at) for images in (viewed, view(ordinary, seen)))
-            terms["attractive"] = attractive_term(state.frozen["classifier"], after, before, config.more_attractive)
         if "parser" in state.frozen:
-            terms |= parsing_terms(state.frozen["parser"], beautified, ordinary, config.asked_at)
-        if "classifier" in state.frozen and losses.attributes > 0:
-            guarded = [ATTRIBUTE_ID[name] for name in config.guarded]
-            with torch.no_grad():
-                wanted = (
-                    state.frozen["classifier"](resize_images(ordinary, config.asked_at)).float()[:, guarded].sigmoid()
-                )
-            logits = state.frozen["classifier"](resize_images(beautified, config.asked_at)).float()[:, guarded]
-            terms["attributes"] = divergence(logits, wanted)
-            if "Male" in config.guarded:
-                male = [config.guarded.index("Male")]
-                terms["sex"] = divergence(logits[:, male], wanted[:, male])
+            terms |= parsing_terms(state.frozen["parser"], beautified, ordinary, config.asked_at, unmoved(seen))
+        if "classifier" in state.frozen and losses.attractive + losses.attributes + losses.sex > 0:
+            terms |= self._attribute_terms(viewed, view(ordinary, seen), state)
         if "recognition" in state.frozen and losses.identity > 0:
             recognise = state.frozen["recognition"]
             cosine = F.cosine_similarity(recognise(beautified).float(), recognise(ordinary).float())
@@ -290,6 +293,25 @@ class Beauty(System):
         weights = {name: getattr(losses, name) for name in terms}
         total = torch.stack([weights[name] * term for name, term in terms.items() if weights[name] > 0]).sum()
         return total, terms
+
+    def _attribute_terms(self, after: Tensor, before: Tensor, state: PhaseState) -> dict[str, Tensor]:
+        """What NetA says of beautified faces and of their photos, both seen in the same changed light and blur.
+
+        A gain that JPEG or a small screen takes away is none, and what only one light hides is not guarded.
+        """
+        config, classify = state.config, state.frozen["classifier"]
+        with torch.no_grad():
+            photo = classify(resize_images(before, config.asked_at)).float()
+        made = classify(resize_images(after, config.asked_at)).float()
+        guarded = [ATTRIBUTE_ID[name] for name in config.guarded]
+        terms = {
+            "attractive": attractive_term(made, photo, config.more_attractive),
+            "attributes": divergence(made[:, guarded], photo[:, guarded].sigmoid()),
+        }
+        if "Male" in config.guarded:
+            male = [ATTRIBUTE_ID["Male"]]
+            terms["sex"] = divergence(made[:, male], photo[:, male].sigmoid())
+        return terms
 
     def _discriminator_loss(
         self, batch: Batch, networks: Networks, state: PhaseState

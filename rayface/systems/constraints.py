@@ -1,10 +1,13 @@
 """What a network that changes faces must keep, and gain, as frozen networks see it (SPEC A7). Means over samples."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayface.imaging.filters import gaussian_blur, resize_images
+from rayface.imaging.views import view
 from rayface.records import ATTRIBUTE_ID, PARSING_ID
 
 FACE = ("skin", "nose", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "u_lip", "l_lip")  # what may change
@@ -14,23 +17,26 @@ UNEVEN = (32, 8)  # parts of the side: the sizes of shadows and spots that may f
 LEAST_PART = 1e-3  # of the picture's area; a smaller part is not in it
 
 
-def parsing_terms(parser: nn.Module, beautified: Tensor, ordinary: Tensor, asked_at: int) -> dict[str, Tensor]:
+def parsing_terms(
+    parser: nn.Module, beautified: Tensor, ordinary: Tensor, asked_at: int, light: Tensor | None = None
+) -> dict[str, Tensor]:
     """By NetS' masks of pictures [N, 3, S, S]; every part of a face counts as much as another, its lips as its skin.
 
+    NetS sees both in the `light` and blur of views, float [N, VIEW_NUMBERS] that move nothing: what it then finds
+    unchanged, another parser does.
+
     parsing: divergence of the masks (constraint 1); change: its size; tone: of the skin's and of the lips' mean
-    colour; uneven: light and shade that the skin did not have; outside: what changes outside the face.
+    colour; uneven: light and shade that the skin did not have.
     """
+    before, after = (ordinary, beautified) if light is None else (view(ordinary, light), view(beautified, light))
     with torch.no_grad():
-        wanted = parser(resize_images(ordinary, asked_at)).float().log_softmax(1)
+        wanted = parser(resize_images(before, asked_at)).float().log_softmax(1)
         parts = wanted.exp()
         area = parts.sum((2, 3), keepdim=True)
         present = area >= LEAST_PART * asked_at**2
         pixel = present / area.clamp_min(1) / present.sum(1, keepdim=True)  # what a pixel of each part counts
-        skin, lips, face = (
-            resize_images(parts[:, [PARSING_ID[name] for name in names]].sum(1, keepdim=True), ordinary.shape[-1])
-            for names in (SKIN, LIPS, FACE)
-        )
-    found = parser(resize_images(beautified, asked_at)).float().log_softmax(1)
+        skin, lips = (resize_images(share_of(parts, names), ordinary.shape[-1]) for names in (SKIN, LIPS))
+    found = parser(resize_images(after, asked_at)).float().log_softmax(1)
     divergences = F.kl_div(found, wanted, log_target=True, reduction="none").sum(1)
     either = (torch.maximum(parts, found.detach().exp()) * pixel).sum(1)  # also what a part grew by
     change = beautified - ordinary
@@ -42,8 +48,12 @@ def parsing_terms(parser: nn.Module, beautified: Tensor, ordinary: Tensor, asked
             ((change * part).sum((2, 3)) / part.sum((2, 3)).clamp_min(1)).abs().mean() for part in (skin, lips)
         ),
         "uneven": _uneven(beautified, ordinary, skin),
-        "outside": (change * (1 - face)).abs().mean(),
     }
+
+
+def share_of(parts: Tensor, names: Sequence[str]) -> Tensor:
+    """How likely each pixel is of one of the parts `names`: float [N, 1, S, S] of probabilities [N, 19, S, S]."""
+    return parts[:, [PARSING_ID[name] for name in names]].sum(1, keepdim=True)
 
 
 def _uneven(beautified: Tensor, ordinary: Tensor, skin: Tensor) -> Tensor:
@@ -59,15 +69,13 @@ def _uneven(beautified: Tensor, ordinary: Tensor, skin: Tensor) -> Tensor:
     return more
 
 
-def attractive_term(classifier: nn.Module, beautified: Tensor, ordinary: Tensor, wanted: float) -> Tensor:
+def attractive_term(after: Tensor, before: Tensor, wanted: float) -> Tensor:
     """How much is missing, in logits, of what the beautified faces are to gain over their photos; no more is asked.
 
-    Both are seen in the same changed light and blur: a gain that JPEG or a small screen takes away is none.
+    `after`, `before`: what NetA says of them, logits [N, 40].
     """
-    with torch.no_grad():
-        before = classifier(ordinary).float()[:, ATTRIBUTE_ID["Attractive"]]
-    gained = classifier(beautified).float()[:, ATTRIBUTE_ID["Attractive"]] - before
-    return F.relu(wanted - gained).mean()
+    place = ATTRIBUTE_ID["Attractive"]
+    return F.relu(wanted - (after - before)[:, place]).mean()
 
 
 def divergence(logits: Tensor, wanted: Tensor) -> Tensor:
