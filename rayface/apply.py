@@ -25,9 +25,9 @@ UNREAD = (".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".dng", ".cr2", ".n
 class Application:
     """What is done to every photo, as it was asked for; `prepare` makes it ready.
 
-    `assignments` are `key=value` parameters (strength, faces, boxes, scale; max_output_megapixels, identity_guard,
-    similarity_threshold), `models` are `step=name@version` where a step (or "parse", "identify") takes another model
-    than the one named as its system.
+    `assignments` are `key=value` parameters (strength, faces, boxes, scale, style; max_output_megapixels,
+    identity_guard, similarity_threshold), `models` are `step=name@version` where a step (or "parse", "identify") takes
+    another model than the one named as its system.
     """
 
     steps: Sequence[str]
@@ -48,7 +48,7 @@ class Application:
     def prepare(self, store: ModelStore, device: str = "cpu") -> "Applied":
         """Models and parameters. Raises RayfaceError for a bad parameter, an unknown step or model."""
         from rayface.pipeline import Pipeline
-        from rayface.work import check_params
+        from rayface.work import check_asked, check_params
 
         values = self.settings()
         megapixels = _megapixels(values.pop("max_output_megapixels", None))
@@ -56,6 +56,7 @@ class Application:
         params = check_params(
             {key: value for key, value in values.items() if key not in ("identity_guard", "similarity_threshold")}
         )
+        check_asked(self.steps, params)
         pipeline = Pipeline.from_store(
             store, self.steps, self.chosen_models(), device, identity_guard=action, similarity_threshold=threshold
         )

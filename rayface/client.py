@@ -104,7 +104,7 @@ class Client:
         """Run `steps` on a photo and its faces.
 
         Options: strength (0 to 1), faces ("all", "largest" or "boxes"), boxes (x0 y0 x1 y1 of each, in pixels of the
-        photo), scale (2 or 4), format ("jpeg", "png", "webp"), quality (1 to 100).
+        photo), scale (2 or 4), style (of `facial_hair`), format ("jpeg", "png", "webp"), quality (1 to 100).
         """
         (outcome,) = _outcomes(self._post(_process(steps, options), [photo]))
         return _good(outcome)
@@ -122,6 +122,10 @@ class Client:
     def beautify(self, photo: Photo, **options: Any) -> Processed:
         """Make the faces of a photo more attractive; options as of `process`."""
         return self.process(photo, "beautify", **options)
+
+    def facial_hair(self, photo: Photo, style: str, **options: Any) -> Processed:
+        """Give the faces of a photo facial hair: none, stubble, moustache, goatee or full; options as of `process`."""
+        return self.process(photo, "facial_hair", style=style, **options)
 
     def detect(self, photo: Photo) -> Json:
         """Boxes, landmarks and scores of the faces in a photo."""

@@ -16,7 +16,7 @@ from rayface.errors import RayfaceError
 from rayface.guard import STAGE as GUARD
 from rayface.guard import Guard, choose_guard, guard_faces
 from rayface.stages import Detector, Parser, PhotoStep, crop_size, detect_faces, enlarge, fuse, parse_faces, run_step
-from rayface.work import MAX_OUTPUT_MEGAPIXELS, Params, Photo, Result, check_params, check_steps
+from rayface.work import MAX_OUTPUT_MEGAPIXELS, Params, Photo, Result, check_asked, check_params, check_steps
 
 if TYPE_CHECKING:
     from rayface.store import ModelStore
@@ -149,6 +149,7 @@ class Pipeline:
         """
         names = check_steps(steps, self.steps)
         checked = params if isinstance(params, Params) else check_params(params or {})
+        check_asked(names, checked)
         current, work = Photo.of(photo), None
         with torch.inference_mode():
             for name in (name for name in names if name in photo_steps()):

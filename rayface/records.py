@@ -56,6 +56,15 @@ ATTRIBUTES = (
 ATTRIBUTE_ID = {name: index for index, name in enumerate(ATTRIBUTES)}
 
 FACIAL_HAIR = ("none", "stubble", "moustache", "goatee", "full")
+FACIAL_HAIR_ZONES = ("moustache", "chin", "jaw")
+# Where each style has hair.
+STYLE_ZONES: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "stubble": FACIAL_HAIR_ZONES,
+    "moustache": ("moustache",),
+    "goatee": ("moustache", "chin"),
+    "full": FACIAL_HAIR_ZONES,
+}
 
 
 def facial_hair_style(attributes: Mapping[str, bool]) -> str:

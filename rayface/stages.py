@@ -6,7 +6,7 @@ theirs, on the works of several requests at once, so both give the same pixels.
 
 import dataclasses
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -174,11 +174,12 @@ def run_step(step: "Step", works: Sequence[Work], params: Sequence[Params]) -> l
     counts = [len(work.faces) for work in works]
     crops = tensor(np.concatenate([work.crops for work in works])) if sum(counts) else torch.zeros(0)
     strengths = torch.tensor([p.strength for p, n in zip(params, counts, strict=True) for _ in range(n)])
+    styles = [p.style for p, n in zip(params, counts, strict=True) for _ in range(n)]
     after, reasons = [], []
     together = faces_together(step)
     for first in range(0, len(crops), together):
         part = slice(first, first + together)
-        changed, why = _apply(step, crops[part], strengths[part])
+        changed, why = _apply(step, crops[part], strengths[part], {"style": styles[part]})
         after.append(changed)
         reasons += why
     stacked = torch.cat(after).numpy() if after else crops.numpy()
@@ -190,12 +191,12 @@ def run_step(step: "Step", works: Sequence[Work], params: Sequence[Params]) -> l
     return results
 
 
-def _apply(step: "Step", crops: Tensor, strengths: Tensor) -> tuple[Tensor, list[str]]:
+def _apply(step: "Step", crops: Tensor, strengths: Tensor, params: Mapping[str, Any]) -> tuple[Tensor, list[str]]:
     """The step on one batch: new crops and, for each face, why it was left out ("" where it was not)."""
     from rayface.imaging.paste import already_sharp
 
     native = _resize(crops, step.size)
-    output = step(native, {})
+    output = step(native, params)
     reasons = [""] * len(crops)
     if step.sharpens:
         for index, less in enumerate(already_sharp(native, output).tolist()):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rayface.errors import RayfaceError
+from rayface.records import FACIAL_HAIR
 
 FACES = ("all", "largest", "boxes")
 Box = tuple[float, float, float, float]  # x0 y0 x1 y1
@@ -29,6 +30,7 @@ class Params:
     # With faces="boxes", and only then: a face whose middle (of its detected box) lies in one of these is processed.
     # In pixels of the photo as it was sent, upright (EXIF orientation applied), whatever `upscale` makes of it.
     boxes: tuple[Box, ...] = ()
+    style: str = ""  # one of records.FACIAL_HAIR, for `facial_hair`, which needs it
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:  # also false for NaN
@@ -37,6 +39,8 @@ class Params:
             raise RayfaceError(f"faces is {self.faces!r}; give one of: {', '.join(FACES)}.")
         if self.scale not in SCALES:
             raise RayfaceError(f"scale is {self.scale!r}; give one of: {', '.join(map(str, SCALES))}.")
+        if self.style and self.style not in FACIAL_HAIR:
+            raise RayfaceError(f"style is {self.style!r}; give one of: {', '.join(FACIAL_HAIR)}.")
         for box in self.boxes:
             _check_box(box)
         if self.faces == "boxes" and not self.boxes:
@@ -116,6 +120,12 @@ def check_steps(steps: Sequence[str], known: Collection[str]) -> list[str]:
         if list(steps).count(name) > 1:
             raise RayfaceError(f"Step {name!r} is given twice; give each step once.")
     return list(steps)
+
+
+def check_asked(steps: Sequence[str], params: Params) -> None:
+    """Raises RayfaceError where a step needs a parameter that is not given."""
+    if "facial_hair" in steps and not params.style:
+        raise RayfaceError(f"facial_hair needs a style: give style, one of: {', '.join(FACIAL_HAIR)}.")
 
 
 @dataclass

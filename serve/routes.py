@@ -11,7 +11,8 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Respons
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from rayface.errors import RayfaceError
-from rayface.work import Params, check_steps, parse_boxes
+from rayface.records import FACIAL_HAIR
+from rayface.work import Params, check_asked, check_steps, parse_boxes
 from serve import openapi, problems
 from serve.answers import Json, Outcome, finish, image_response, parts_response, settle
 from serve.gate import Gate
@@ -40,6 +41,7 @@ Boxes = Annotated[
     ),
 ]
 Scale = Annotated[Literal["2", "4"], Query(description="how many times larger `upscale` makes the photo")]
+Style = Annotated[Literal[FACIAL_HAIR], Query(description="which facial hair `facial_hair` gives the faces")]  # type: ignore[valid-type]
 Format = Annotated[Literal["jpeg", "png", "webp"] | None, Query(description="overrides Accept")]
 Quality = Annotated[int, Query(ge=1, le=100, description="of JPEG and WebP")]
 Prefer = Annotated[
@@ -122,17 +124,33 @@ def _add_image_routes(app: APIRouter, service: Service, gate: Gate) -> None:
         faces: Faces = "all",
         boxes: Boxes = "",
         scale: Scale = "2",
+        style: Style | None = None,
         format: Format = None,
         quality: Quality = 92,
         prefer: Prefer = None,
     ) -> Response:
         """Run a chain of steps on photos and their faces."""
         names = [name.strip() for name in steps.split(",") if name.strip()]
-        params = Params(strength, faces, int(scale), parse_boxes(boxes))
+        params = Params(strength, faces, int(scale), parse_boxes(boxes), style or "")
         return await answer(request, names, params, format, quality)
 
     for step, does in FACE_STEPS.items():
         app.post(f"/{step}", description=does, name=step, **documented)(_one_step(step, answer))
+
+    @app.post("/facial-hair", **documented)
+    async def facial_hair(
+        request: Request,
+        style: Style,
+        strength: Strength = 1.0,
+        faces: Faces = "all",
+        boxes: Boxes = "",
+        format: Format = None,
+        quality: Quality = 92,
+        prefer: Prefer = None,
+    ) -> Response:
+        """Give the faces of photos facial hair of a style, or take it off."""
+        params = Params(strength, faces, boxes=parse_boxes(boxes), style=style)
+        return await answer(request, ["facial_hair"], params, format, quality)
 
 
 def _one_step(step: str, answer: Callable[..., Awaitable[Response]]) -> Callable[..., Awaitable[Response]]:
@@ -161,6 +179,7 @@ def _image_answer(service: Service, gate: Gate) -> Callable[..., Awaitable[Respo
         started, identifier = time.perf_counter(), request.state.request_id
         want = wanted(request.headers.get("accept", ""), format)
         steps = check_steps(names, settings.steps)
+        check_asked(steps, params)
 
         async def process(photo: bytes) -> tuple[bytes, Json]:
             check_photo(photo, settings.limits)

@@ -25,6 +25,7 @@ LAYERS = (
         "evaluation.attribute_judge",
         "evaluation.attributes",
         "evaluation.beautification",
+        "evaluation.facial_hair",
         "evaluation.card",
         "evaluation.classical_beauty",
         "evaluation.detection",

@@ -17,7 +17,7 @@ from rayface.errors import RayfaceError
 from rayface.pipeline import Pipeline
 from rayface.stages import CROP_SIZE, detect_faces, enlarge, fuse, parse_faces, run_step
 from rayface.store import ModelStore
-from rayface.work import FaceReport, Params, Photo, Work, check_params, parse_boxes
+from rayface.work import FaceReport, Params, Photo, Work, check_asked, check_params, parse_boxes
 from tests.scenes import scene
 from tests.tiny_models import save_tiny_models
 
@@ -310,6 +310,7 @@ def test_parse_every_face(pipeline: Pipeline) -> None:
         (["upscale"], {"scale": "twice"}, "scale is 'twice'"),
         (["upscale"], {"scale": 2.9}, "scale is 2.9; give a whole number"),
         (["enhance"], {"strength": True}, "strength is True; give a number"),
+        (["enhance"], {"style": "mullet"}, "style is 'mullet'; give one of: none, stubble, moustache, goatee, full"),
     ],
 )
 def test_wrong_requests_name_the_way_out(
@@ -323,6 +324,10 @@ def test_params_from_text() -> None:
     assert check_params({"strength": "0.25", "faces": "largest"}) == Params(0.25, "largest")
     assert check_params({"scale": "4"}) == Params(scale=4)
     assert check_params({}) == Params(1.0, "all", 2)
+    check_asked(["enhance"], Params())
+    check_asked(["facial_hair"], Params(style="none"))
+    with pytest.raises(RayfaceError, match="facial_hair needs a style: give style, one of: none, stubble"):
+        check_asked(["enhance", "facial_hair"], Params())
     boxes = check_params({"faces": "boxes", "boxes": "1,2,3,4; 5,6.5,7,8;"})
     assert boxes == Params(faces="boxes", boxes=((1, 2, 3, 4), (5, 6.5, 7, 8)))
     assert parse_boxes("") == ()

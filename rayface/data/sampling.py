@@ -1,6 +1,6 @@
 """Which faces a step trains on: a permutation per epoch, keyed by the seed, the same on every number of ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ Sampler = Callable[[int], np.ndarray]
 LEAST_ALIKE = 8  # fewer partners of a group would be seen again and again
 
 
-def batch_indices(seed: int, step: int, global_batch: int, length: int) -> np.ndarray:
+def batch_indices(seed: int, step: int, global_batch: int, length: int, stream: str = "epoch order") -> np.ndarray:
     """Dataset indices, int64 [global_batch], of the whole batch of `step`.
 
     Epochs follow each other without a gap: position p = step * global_batch + i is face p % length of the
@@ -23,10 +23,53 @@ def batch_indices(seed: int, step: int, global_batch: int, length: int) -> np.nd
     positions = step * global_batch + np.arange(global_batch, dtype=np.int64)
     indices = np.empty(global_batch, np.int64)
     for epoch in np.unique(positions // length):
-        order = generator(seed, int(epoch), 0, "epoch order").permutation(length)
+        order = generator(seed, int(epoch), 0, stream).permutation(length)
         here = positions // length == epoch
         indices[here] = order[positions[here] % length]
     return indices
+
+
+def quotas(ratio: Sequence[float], global_batch: int) -> np.ndarray:
+    """How many of each class a batch holds, int64: the ratio's shares of it, the rest to the largest remainders.
+
+    Raises RayfaceError where that leaves none of a class that the ratio asks for.
+    """
+    wanted = np.asarray(ratio, np.float64) / sum(ratio) * global_batch
+    counts = np.floor(wanted + 1e-9).astype(np.int64)
+    rest = np.argsort(-(wanted - counts), kind="stable")[: global_batch - counts.sum()]
+    counts[rest] += 1
+    if missing := [
+        place for place, (share, count) in enumerate(zip(ratio, counts, strict=True)) if share and not count
+    ]:
+        enough = int(np.ceil(sum(ratio) / min(share for share in ratio if share)))
+        raise RayfaceError(
+            f"global_batch={global_batch} is too small for the ratio {':'.join(f'{share:g}' for share in ratio)}: none "
+            f"of class {missing[0]} would be in it; {enough} is enough, or take another ratio"
+        )
+    return counts
+
+
+class RatioSampler:
+    """Batches that hold the classes in a preset ratio, each exactly (SPEC B1, B2).
+
+    `classes` int64 [faces of the dataset], -1 for a face of none; `ratio` a share for each class. A class's faces come
+    once an epoch of their own, so a rare class comes round more often. Classes alternate in a batch, so that every rank
+    has nearly the same of each.
+    """
+
+    def __init__(self, classes: np.ndarray, ratio: Sequence[float], seed: int, global_batch: int) -> None:
+        self.seed, self.quotas = seed, quotas(ratio, global_batch)
+        self.members = [np.flatnonzero(classes == number) for number in range(len(ratio))]
+        turns = np.concatenate([(np.arange(count) + 0.5) / count for count in self.quotas])
+        self.order = np.argsort(turns, kind="stable")
+
+    def __call__(self, step: int) -> np.ndarray:
+        drawn = [
+            members[batch_indices(self.seed, step, int(count), len(members), f"class {number}")]
+            for number, (members, count) in enumerate(zip(self.members, self.quotas, strict=True))
+            if count
+        ]
+        return np.concatenate(drawn)[self.order]
 
 
 class PairedSampler:

@@ -80,7 +80,7 @@ def draw_face(seed: int, index: int, size: int = 256) -> DrawnFace:
     _check(SIZES[0] <= size <= SIZES[1], f"size is {size}; choose {SIZES[0]} to {SIZES[1]} pixels")
     _check(seed >= 0 and index >= 0, f"seed {seed} and index {index} must not be negative")
     identity = index // RECORDS_PER_IDENTITY
-    who, rng = _identity(seed, identity), generator(seed, 0, index, "synth-look")
+    who, rng = identity_of(seed, identity), generator(seed, 0, index, "synth-look")
     look = draw_look(rng, who)
     canvas = Canvas(size, size, EYE_DISTANCE * size)
     draw_background(canvas, rng)
@@ -115,10 +115,10 @@ def draw_scene(seed: int, index: int, size: tuple[int, int] = (480, 640), faces:
     canvas = Canvas(height, width, max(room, 1.0))
     draw_background(canvas, rng)
     cells = sorted(rng.permutation(rows * columns)[:faces].tolist())  # upper rows first: they stand behind
-    light = draw_look(rng, _identity(seed, 0))
+    light = draw_look(rng, identity_of(seed, 0))
     found, boxes = [], []
     for number, cell in enumerate(cells):
-        who = _identity(seed, int(rng.integers(2**31)))
+        who = identity_of(seed, int(rng.integers(2**31)))
         look = replace(
             draw_look(rng, who),
             **{k: getattr(light, k) for k in ("light_azimuth", "light_height", "light_key", "light_colour")},
@@ -140,7 +140,7 @@ def draw_scene(seed: int, index: int, size: tuple[int, int] = (480, 640), faces:
     )
 
 
-def _identity(seed: int, identity: int) -> Identity:
+def identity_of(seed: int, identity: int) -> Identity:
     return draw_identity(generator(seed, 0, identity, "synth-identity"))
 
 

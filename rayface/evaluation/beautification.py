@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rayface.errors import RayfaceError
 from rayface.evaluation.classical_beauty import smooth_and_warp
-from rayface.evaluation.judges import AT_ONCE, JUDGED_METRICS, judging
+from rayface.evaluation.judges import JUDGED_METRICS, ask, judging
 from rayface.evaluation.metrics import bootstrap
 from rayface.evaluation.segmentation import REGIONS, counts
 from rayface.evaluation.skin_tone import typology_angle
@@ -141,15 +141,8 @@ class _Judges:
         crops = (self.dataset.batch(indices[start : start + self.batch])["image"] for start in starts)
         return torch.cat([self.look(network, _seen(part)) for part in crops])  # type: ignore[arg-type]
 
-    @torch.inference_mode()
     def look(self, network: nn.Module, crops: Tensor) -> Tensor:
-        """What a judge says of crops uint8 [N, 3, S, S], in fp32, on the CPU."""
-        parts = []
-        for part in crops.split(AT_ONCE):
-            images = to_float(part.to(self.device)).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, enabled=False):
-                parts.append(network(images).cpu())
-        return torch.cat(parts)
+        return ask(network, crops, self.device)
 
     def masks(self, crops: Tensor) -> Tensor:
         assert self.parser is not None

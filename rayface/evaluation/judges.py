@@ -149,6 +149,17 @@ class JudgedMetric:
             return self.network(to_float(pictures.to(self.device)).contiguous(memory_format=torch.channels_last))
 
 
+@torch.inference_mode()
+def ask(network: nn.Module, crops: Tensor, device: torch.device) -> Tensor:
+    """What a judge says of crops uint8 [N, 3, S, S], in fp32, on the CPU; a few at a time."""
+    parts = []
+    for part in crops.split(AT_ONCE):
+        images = to_float(part.to(device)).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, enabled=False):
+            parts.append(network(images).cpu())
+    return torch.cat(parts)
+
+
 @dataclass
 class Panel:
     """What one evaluation asks: which judges not and why, which it asked, what is missing and why; baselines too?"""

@@ -23,12 +23,13 @@ class EnhancerConfig:
 class Encoder(nn.Module):
     """The convolutional network: spatial ("noise") features at every level, finest first.
 
-    `widths` are the levels' channels, at 1/2, 1/4 ... of the picture's side; each has `blocks` residual blocks.
+    `widths` are the levels' channels, at 1/2, 1/4 ... of the picture's side; each has `blocks` residual blocks. The
+    picture has `channels`.
     """
 
-    def __init__(self, widths: Sequence[int], blocks: int) -> None:
+    def __init__(self, widths: Sequence[int], blocks: int, channels: int = 3) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(12, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(4 * channels, widths[0], 3, padding=1)
         self.levels = nn.ModuleList(nn.Sequential(*[ResidualBlock(width) for _ in range(blocks)]) for width in widths)
         self.downs = nn.ModuleList(
             nn.Conv2d(widths[i], widths[i + 1], 3, stride=2, padding=1) for i in range(len(widths) - 1)

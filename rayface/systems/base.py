@@ -33,6 +33,7 @@ SYSTEMS = {
     "super_resolution": "rayface.systems.super_resolution:SuperResolution",
     "attributes": "rayface.systems.attributes:Attributes",
     "beauty": "rayface.systems.beauty:Beauty",
+    "facial_hair": "rayface.systems.facial_hair:FacialHair",
 }
 FOREIGN = {"foreign": "rayface.systems.foreign:Foreign"}  # networks of other projects: used, not trained here
 PRESETS = ("tiny", "small", "base")

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayface.data.sampling import LEAST_ALIKE, PairedSampler, batch_indices, rank_slice
+from rayface.data.sampling import LEAST_ALIKE, PairedSampler, RatioSampler, batch_indices, quotas, rank_slice
 from rayface.errors import RayfaceError
 
 
@@ -50,3 +50,45 @@ def test_partners_are_of_the_same_group(faces: list[tuple[bool, int]], seed: int
         enough = (groups[second] == groups[left]).sum() >= LEAST_ALIKE
         assert not enough or groups[left] == groups[right]
     assert (choose(3) == choose(3)).all()
+
+
+@given(
+    ratio=st.lists(st.integers(0, 9), min_size=2, max_size=6).filter(any),
+    global_batch=st.integers(1, 64),
+)
+def test_quotas_are_the_ratio_to_less_than_one_face(ratio: list[int], global_batch: int) -> None:
+    wanted = np.array(ratio) / sum(ratio) * global_batch
+    if ((wanted < 1) & (wanted > 0)).any():  # that class may be left out, and is told
+        return
+    counts = quotas(ratio, global_batch)
+    assert counts.sum() == global_batch
+    assert (np.abs(counts - wanted) < 1).all()
+    assert (counts[np.array(ratio) == 0] == 0).all()
+
+
+def test_the_batch_that_a_ratio_needs_is_told_and_is_enough() -> None:
+    with pytest.raises(RayfaceError, match="20 is enough"):
+        quotas([10, 9, 1], 4)
+    assert quotas([10, 9, 1], 20).tolist() == [10, 9, 1]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 5])
+def test_every_batch_holds_the_classes_in_the_ratio_on_any_number_of_ranks(ranks: int) -> None:
+    """SPEC B1, B2: exact in every batch, and after a resume, as a step's batch is a function of the step."""
+    classes = np.repeat([0, 1, 2, 3], [70, 20, 9, 1])
+    choose = RatioSampler(classes, (4, 2, 2, 2), seed=3, global_batch=10)
+    for step in (0, 1, 7, 1000):
+        batch = choose(step)
+        parts = np.concatenate([batch[rank_slice(10, rank, ranks)] for rank in range(ranks)])
+        assert np.bincount(classes[parts], minlength=4).tolist() == [4, 2, 2, 2]
+        assert np.array_equal(batch, RatioSampler(classes, (4, 2, 2, 2), seed=3, global_batch=10)(step))
+
+
+def test_ranks_share_the_classes_evenly_and_every_face_of_a_class_comes_once_an_epoch() -> None:
+    classes = np.repeat([0, 1], [40, 10])
+    choose = RatioSampler(classes, (1, 1), seed=0, global_batch=8)
+    halves = [np.bincount(classes[choose(step)[rank_slice(8, rank, 2)]]) for step in range(5) for rank in range(2)]
+    assert all(half.tolist() == [2, 2] for half in halves)
+    rare = np.concatenate([choose(step) for step in range(5)])
+    seen = np.bincount(rare[classes[rare] == 1], minlength=50)[40:]
+    assert (seen == 2).all()  # 5 batches of 4 rare faces, of 10

@@ -67,6 +67,7 @@ OUTPUTS = {
     "super_resolution": [["upscaled"], ["upscaled"]],
     "attributes": [["logits"]],
     "beauty": [["beautified"]],
+    "facial_hair": [["changed"]] * 5,
 }
 
 

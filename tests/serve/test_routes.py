@@ -69,17 +69,20 @@ class Telling(Failing):
     async def process(
         self, data: bytes, steps: list[str], params: Params, format: str, quality: int
     ) -> tuple[bytes, dict[str, Any]]:
-        raise RayfaceError(f"{steps} {params.strength} {params.faces} {params.scale}")
+        raise RayfaceError(f"{steps} {params.strength} {params.faces} {params.scale}{params.style}")
 
 
 def test_parameters_of_the_url_arrive() -> None:
     asked = ["steps=upscale&scale=4", "steps=enhance,+upscale&strength=0.5&faces=largest", "steps=upscale&scale=3"]
+    asked += ["steps=enhance&style=full", "steps=enhance&style=mullet"]
     answers = call(Telling(), "POST", [f"/v1/process?{query}" for query in asked])
     details = [answer.json()["detail"] for answer in answers]
     assert details[0] == "['upscale'] 1.0 all 4"
     assert details[1] == "['enhance', 'upscale'] 0.5 largest 2"
     assert "query.scale" in details[2]
-    assert answers[2].status_code == 422
+    assert details[3] == "['enhance'] 1.0 all 2full"
+    assert "query.style" in details[4]
+    assert answers[2].status_code == answers[4].status_code == 422
 
 
 @pytest.mark.parametrize("path", ["/v1/enhance", "/v1/detect", "/v1/parse"])

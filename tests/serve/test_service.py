@@ -20,6 +20,7 @@ import torch
 
 from rayface.imaging.codec import decode, encode
 from rayface.pipeline import Pipeline
+from rayface.records import FACIAL_HAIR
 from rayface.store import ModelStore
 from tests.scenes import scene
 from tests.serve.listening import start_serve
@@ -28,7 +29,8 @@ from tests.tiny_models import save_tiny_models
 pytestmark = pytest.mark.ray
 MAX_IN_FLIGHT = 6
 MAX_BYTES = 2_000_000
-STEPS = ["enhance", "upscale", "beautify"]
+SYSTEMS = ("enhancement", "parsing", "super_resolution", "beauty", "facial_hair")
+STEPS = ["enhance", "upscale", "beautify", "facial_hair"]
 
 
 @dataclass
@@ -44,7 +46,7 @@ def service(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
     from serve.app import build
 
-    store = save_tiny_models(tmp_path_factory.mktemp("store"), ("enhancement", "parsing", "super_resolution", "beauty"))
+    store = save_tiny_models(tmp_path_factory.mktemp("store"), SYSTEMS)
     url = start_serve()
     args = {
         "store": store.uri,
@@ -167,6 +169,27 @@ def test_a_photo_without_faces_comes_back_unchanged_with_a_report(service: Runni
     assert report["notes"] == ["No face was found; the photo is unchanged."]
 
 
+def test_facial_hair_gives_the_pixels_of_the_pipeline_by_style(
+    service: Running, photo: torch.Tensor, png: bytes
+) -> None:
+    pipeline = Pipeline.from_store(service.store, ["facial_hair"])
+    seen = []
+    for style in FACIAL_HAIR:
+        answer = service.client.post(f"/v1/facial-hair?style={style}&format=png", content=png)
+        assert answer.status_code == 200, answer.text
+        seen.append(decode(answer.content))
+        assert torch.equal(seen[-1], pipeline.process(photo, ["facial_hair"], {"style": style}).photo)
+    assert not torch.equal(seen[FACIAL_HAIR.index("full")], seen[FACIAL_HAIR.index("moustache")])
+    together = service.client.post("/v1/process?steps=facial_hair&style=full&format=png", content=png)
+    assert torch.equal(decode(together.content), seen[FACIAL_HAIR.index("full")])
+    unknown = service.client.post("/v1/facial-hair?style=mutton-chops", content=png)
+    check_problem(unknown, "invalid-request")
+    assert "goatee" in unknown.json()["detail"]
+    missing = service.client.post("/v1/process?steps=facial_hair", content=png)
+    assert missing.status_code == 400
+    assert "give style, one of: none, stubble, moustache, goatee, full" in missing.json()["detail"]
+
+
 def test_upscaling_gives_the_pixels_of_the_pipeline_within_the_limit(
     service: Running, photo: torch.Tensor, png: bytes
 ) -> None:
@@ -221,8 +244,8 @@ def test_detect_and_parse(service: Running, photo: torch.Tensor, png: bytes) -> 
         ("GET", "/v1/enhance", b"", {}, 405, "method-not-allowed", "GET"),
         ("GET", "/v1/reports/none", b"", {}, 404, "no-report", "none"),
         ("POST", "/v1/process", b"x", {}, 422, "invalid-request", "query.steps"),
-        ("POST", "/v1/process?steps=age", b"x", {}, 400, "unknown-step", "known steps: beautify, enhance"),
-        ("POST", "/v1/process?steps=,", b"x", {}, 400, "unknown-step", "known steps: beautify, enhance"),
+        ("POST", "/v1/process?steps=age", b"x", {}, 400, "unknown-step", "known steps: beautify, enhance, facial_hair"),
+        ("POST", "/v1/process?steps=,", b"x", {}, 400, "unknown-step", "known steps: beautify, enhance, facial_hair"),
         ("POST", "/v1/enhance?strength=2", b"x", {}, 422, "invalid-request", "query.strength"),
         ("POST", "/v1/enhance?faces=two", b"x", {}, 422, "invalid-request", "query.faces"),
         ("POST", "/v1/enhance?format=gif", b"x", {}, 422, "invalid-request", "query.format"),
@@ -357,6 +380,7 @@ def test_a_deployment_for_every_stage_gives_the_same(service: Running, png: byte
             "enhancer",
             "upscaler",
             "beautifier",
+            "facial_hair",
             "guard",
             "parser",
             "fusion",
@@ -372,7 +396,7 @@ def test_a_deployment_for_every_stage_gives_the_same(service: Running, png: byte
 
 def test_models_health_page_and_openapi(service: Running) -> None:
     models = {model["use"]: model for model in service.client.get("/v1/models").json()["models"]}
-    assert set(models) == {"detect", "enhance", "upscale", "beautify", "parse", "identify"}
+    assert set(models) == {"detect", "enhance", "upscale", "beautify", "facial_hair", "parse", "identify"}
     assert models["detect"]["licence"] == "MIT"
     info = service.store.info("enhancement")
     for key in ("name", "version", "licence", "commercial_use", "sha256", "metrics"):
@@ -391,6 +415,7 @@ def test_models_health_page_and_openapi(service: Running) -> None:
         "/v1/process",
         "/v1/enhance",
         "/v1/beautify",
+        "/v1/facial-hair",
         "/v1/detect",
         "/v1/parse",
         "/v1/reports/{identifier}",

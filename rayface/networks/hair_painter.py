@@ -1,0 +1,192 @@
+"""Facial hair put on and taken off: the lower face is hidden where hair is or is to be, and painted anew.
+
+A network that is shown the photo would copy it. So one sees what is around and paints skin, as any photo teaches it by
+what was hidden in it; another one lays hair upon that: how much covers each pixel, how bright it is, and one colour for
+all of a face's. Where no hair grew only that layer is taken, so that skin keeps its pores and lines.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rayface.imaging.filters import gaussian_blur
+from rayface.networks.enhancer import Encoder, EnhancerConfig, Generator
+from rayface.networks.enhancer import Mapping as StyleMapping
+from rayface.records import FACIAL_HAIR, FACIAL_HAIR_ZONES, STYLE_ZONES
+
+GROW = 10.0  # 256ths of the side: what is hidden reaches so far beyond the hair, or its edge would tell of it
+SOFT = 3.0  # the same, of the border between photo and painting
+EDGE = 1.5  # the same, of hairs that reach over the skin's edge
+COARSE = 32  # side of the pictures by which what is hidden is filled first
+SHADE = 0.3  # most that hairs are brighter or darker than their colour, of -1 to 1
+KINDS = ("dense", "stubble")
+FOUND = (*FACIAL_HAIR_ZONES, *KINDS, "skin")  # channels of the localiser
+
+
+class SkinPainter(nn.Module):
+    """Photo [N, 3, S, S] in [-1, 1] and what is hidden of it, [N, 1, S, S] in [0, 1] -> photo with skin there.
+
+    What is not hidden comes back as it was; what is, is never looked at. S must be divisible by 8 * 2 ** len(widths).
+    """
+
+    outputs = ("painted",)
+
+    def __init__(self, config: EnhancerConfig) -> None:
+        super().__init__()
+        self.encoder = Encoder(config.widths, config.blocks, 4)
+        self.mapping = StyleMapping(config.widths[-1], config.style_dim)
+        self.generator = Generator(config)
+
+    def forward(self, images: Tensor, hidden: Tensor) -> Tensor:
+        filled = images * (1 - hidden) + surroundings(images, hidden) * hidden
+        spatial = self.encoder(lower_face(torch.cat([filled, hidden], 1)))
+        painted, _ = self.generator(spatial, self.mapping(spatial[-1]))
+        return filled.float() + hidden * in_place(painted.float(), images.shape[-1])
+
+
+class HairPainter(nn.Module):
+    """Bare faces [N, 3, S, S] in [-1, 1], wanted and grain [N, 2, S, S] -> the same faces with hair.
+
+    `wanted`, in [0, 1]: how much dense hair and stubble there is to be; where none is, nothing changes. `grain`: noise
+    of unit variance, of which hairs are made. S as of `SkinPainter`.
+    """
+
+    outputs = ("painted",)
+
+    def __init__(self, config: EnhancerConfig) -> None:
+        super().__init__()
+        self.encoder = Encoder(config.widths, config.blocks, 3 + 2 * len(KINDS))
+        self.mapping = StyleMapping(config.widths[-1], config.style_dim)
+        self.generator = Generator(config)
+        self.colour = nn.Linear(config.style_dim, 3)
+        nn.init.zeros_(self.colour.weight)
+        nn.init.constant_(self.colour.bias, -0.6)  # dark
+
+    def forward(self, bare: Tensor, wanted: Tensor, grain: Tensor) -> Tensor:
+        spatial = self.encoder(lower_face(torch.cat([bare, wanted, grain * wanted.sum(1, keepdim=True)], 1)))
+        style = self.mapping(spatial[-1])
+        layer, _ = self.generator(spatial, style)
+        covered, shade, _ = in_place(layer.float(), bare.shape[-1]).split(1, 1)
+        opaque = (covered - 2).sigmoid() * (2 * wanted.sum(1, keepdim=True)).clamp(0, 1)
+        hair = self.colour(style).float().tanh()[:, :, None, None] + SHADE * shade.tanh()
+        return bare.float() + opaque * (hair - bare)
+
+
+def lower_face(images: Tensor) -> Tensor:
+    """The lower face of aligned crops [N, C, S, S], where all facial hair is: [N, C, 5/8 S, 3/4 S]."""
+    top, left = _margins(images.shape[-1])
+    return images[..., top:, left : images.shape[-1] - left]
+
+
+def in_place(lower: Tensor, side: int) -> Tensor:
+    """Maps of the lower face within whole crops of `side`, 0 elsewhere."""
+    top, left = _margins(side)
+    return F.pad(lower, (left, left, top, 0))
+
+
+def _margins(side: int) -> tuple[int, int]:
+    return side * 3 // 8, side // 8
+
+
+def surroundings(images: Tensor, hidden: Tensor) -> Tensor:
+    """Smooth pictures like `images` float [N, 3, S, S], filled from around what is hidden, [N, 1, S, S] of 0 to 1."""
+    size = images.shape[-2:]
+    seen = 1 - hidden
+    colour, weight = (F.adaptive_avg_pool2d(maps, COARSE) for maps in (images * seen, seen))
+    near, near_weight = gaussian_blur(colour, 2.0), gaussian_blur(weight, 2.0)
+    far, far_weight = gaussian_blur(colour, 6.0), gaussian_blur(weight, 6.0)
+    filled = (near + 0.02 * far) / (near_weight + 0.02 * far_weight).clamp_min(1e-4)
+    return F.interpolate(filled, size, mode="bilinear", align_corners=False)
+
+
+def grow(maps: Tensor, pixels: float) -> Tensor:
+    """Maps float [N, C, S, S] reaching `pixels` further (a square's half side)."""
+    radius = max(1, round(pixels))
+    wide = F.max_pool2d(maps, (1, 2 * radius + 1), 1, (0, radius))
+    return F.max_pool2d(wide, (2 * radius + 1, 1), 1, (radius, 0))
+
+
+def cover(hair: Tensor, skin: Tensor) -> Tensor:
+    """Where to paint for hair float [N, 2, S, S]: float [N, 1, S, S], wider than the hair, with a soft border.
+
+    Only on `skin` float [N, 1, S, S]: lips, teeth, clothes and what is behind stay as they are.
+    """
+    unit = hair.shape[-1] / 256
+    sure = (4 * hair.amax(1, keepdim=True) - 0.6).clamp(0, 1)
+    wide = gaussian_blur(grow(sure, GROW * unit), SOFT * unit) * grow((3 * skin - 1).clamp(0, 1), EDGE * unit)
+    return in_place(lower_face(wide), hair.shape[-1])
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the localiser sees in faces, float in [0, 1]: where hair may grow, what does, and the skin of face and neck.
+
+    `zones` [N, 3, S, S], `hair` [N, 2, S, S], `skin` [N, 1, S, S].
+    """
+
+    zones: Tensor
+    hair: Tensor
+    skin: Tensor
+
+
+def find_hair(localiser: nn.Module, images: Tensor) -> Found:
+    return Found(*localiser(images).float().sigmoid().split((3, len(KINDS), 1), 1))
+
+
+def hair_of(zones: Tensor, styles: Tensor) -> Tensor:
+    """Hair of styles (places in FACIAL_HAIR) int64 [N] on faces with zones float [N, 3, S, S]: float [N, 2, S, S]."""
+    return torch.einsum("nkz,nzhw->nkhw", style_rows().to(zones)[styles], zones)
+
+
+def style_rows() -> Tensor:
+    """Which kind of hair each style has in which zone: float [5, 2, 3] of 0 and 1."""
+    rows = torch.zeros(len(FACIAL_HAIR), len(KINDS), len(FACIAL_HAIR_ZONES))
+    for number, style in enumerate(FACIAL_HAIR):
+        for zone in STYLE_ZONES[style]:
+            rows[number, KINDS.index("stubble" if style == "stubble" else "dense"), FACIAL_HAIR_ZONES.index(zone)] = 1
+    return rows
+
+
+def repaint(networks: Mapping[str, nn.Module], images: Tensor, found: Found, wanted: Tensor, grain: Tensor) -> Tensor:
+    """Faces float [N, 3, S, S] in [-1, 1] with the facial hair that is `wanted`, float [N, 2, S, S], and no other (B5).
+
+    Skin is painted where hair grew alone: elsewhere the photo has it.
+    """
+    grown = cover(found.hair, found.skin)
+    bare = networks["skin_painter"](images.float(), grown)
+    with_hair = networks["hair_painter"](bare, wanted, grain)
+    return bare + (with_hair - bare) * cover(wanted, found.skin)
+
+
+class FacialHairChanger(nn.Module):
+    """All of it as one network for one style, for exported files: faces float [N, 3, S, S] in [-1, 1] -> the same."""
+
+    outputs = ("changed",)
+
+    def __init__(self, networks: Mapping[str, nn.Module], style: str, noise: Tensor) -> None:
+        """`noise`: float [1, 2, S, S] of unit variance, of which hairs are made."""
+        super().__init__()
+        self.grain: Tensor
+        self.rows: Tensor
+        self.networks = nn.ModuleDict({name: networks[name] for name in ("localiser", "skin_painter", "hair_painter")})
+        self.register_buffer("grain", hair_grain(noise))
+        self.register_buffer("rows", style_rows()[FACIAL_HAIR.index(style)])
+
+    def forward(self, images: Tensor) -> Tensor:
+        networks = dict(self.networks.items())
+        found = find_hair(networks["localiser"], images)
+        wanted = torch.einsum("kz,nzhw->nkhw", self.rows, found.zones)
+        return repaint(networks, images, found, wanted, self.grain.expand(images.shape[0], -1, -1, -1))
+
+
+def hair_grain(noise: Tensor) -> Tensor:
+    """White noise float [N, 2, S, S] -> fine grain and strands that hang down, both of unit variance."""
+    fine, strands = noise[:, :1], noise[:, 1:]
+    length = max(3, round(9 * noise.shape[-1] / 256))
+    strands = F.avg_pool2d(
+        F.pad(strands, (0, 0, length // 2, length - 1 - length // 2), mode="circular"), (length, 1), 1
+    )
+    return torch.cat([fine, strands * length**0.5], 1)

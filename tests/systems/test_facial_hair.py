@@ -1,0 +1,272 @@
+"""Facial hair: what a batch holds, what each pixel counts, and that nothing changes where nothing should."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from rayface.data.dataset import FaceDataset
+from rayface.errors import RayfaceError
+from rayface.networks.hair_painter import FOUND, cover, find_hair, hair_grain, hair_of, lower_face, repaint
+from rayface.pretrained import load_pretrained
+from rayface.records import ATTRIBUTE_ID, FACIAL_HAIR
+from rayface.store import ModelStore
+from rayface.systems.base import get_system, resolve_config
+from rayface.systems.facial_hair import FacialHair, _filled
+from rayface.systems.facial_hair_losses import LABELS, TELLS, area_weights, style_term, styles_of
+from rayface.training.loop import StepBatches, Training
+from rayface.training.workers import solo
+
+RATIO = "ratio=[4,2,0,2,2]"  # of the drawn faces none has a moustache alone
+ALL = "ratio=[4,2,1,1,2]"
+
+
+def start(*settings: str) -> Training:
+    system = get_system("facial_hair")
+    config = resolve_config(system, "tiny", ["precision=fp32", *settings])
+    return Training.start(system, config, solo(), {"feature_network": load_pretrained(config.feature_network)})
+
+
+def batch_of(training: Training, folder: str, step: int = 0) -> dict[str, Tensor]:
+    dataset = FaceDataset(folder, None, training.config.size, training.system.labels)
+    return training.to_device(StepBatches(training.system, training.config, dataset, solo())[step])
+
+
+class Beards(nn.Module):
+    """A localiser that finds skin where green is strong, zones there, and dense hair where red is."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = torch.full((len(images), len(FOUND), *images.shape[-2:]), -20.0)
+        skin = images[:, 1] > 0
+        logits[:, FOUND.index("skin")][skin] = 20
+        for zone, (left, right) in {"moustache": (16, 28), "chin": (28, 36), "jaw": (36, 48)}.items():
+            logits[:, FOUND.index(zone), 36:, left:right][skin[:, 36:, left:right]] = 20
+        logits[:, FOUND.index("dense")][(images[:, 0] > 0) & skin] = 20
+        return logits
+
+
+def painted() -> tuple[dict[str, nn.Module], Tensor, Tensor]:
+    """Networks that paint something, one face of skin in the middle, and grain."""
+    networks: dict[str, Any] = dict(start().networks)
+    networks["localiser"] = Beards()
+    for name in ("skin_painter", "hair_painter"):
+        nn.init.normal_(networks[name].generator.to_rgb.weight, std=0.3)
+    torch.manual_seed(0)
+    face = torch.rand(1, 3, 64, 64) * 0.2 - 0.5
+    face[:, 1, 8:60, 12:52] += 0.8  # skin
+    return networks, face, hair_grain(torch.randn(1, 2, 64, 64))
+
+
+def changed(networks: dict[str, nn.Module], face: Tensor, style: str, grain: Tensor) -> Tensor:
+    with torch.no_grad():
+        found = find_hair(networks["localiser"], face)
+        return repaint(networks, face, found, hair_of(found.zones, torch.tensor([FACIAL_HAIR.index(style)])), grain)
+
+
+def test_nothing_is_taken_off_who_wears_nothing() -> None:
+    networks, face, grain = painted()
+    assert torch.equal(changed(networks, face, "none", grain), face)
+
+
+@pytest.mark.parametrize("style", FACIAL_HAIR)
+def test_only_the_skin_of_the_lower_face_is_painted(style: str) -> None:
+    networks, face, grain = painted()
+    face[:, 0, 44:50, 20:30] = 0.6  # a beard
+    difference = (changed(networks, face, style, grain) - face).abs().amax((0, 1))
+    assert float(difference.max()) > 0.05
+    skin = torch.zeros(64, 64, dtype=torch.bool)
+    skin[7:61, 11:53] = True  # hairs reach over its edge by a pixel
+    skin[:24] = False  # the lower face begins there
+    assert float(difference[~skin].max()) < 1e-6
+
+
+def test_skin_keeps_its_own_detail_where_no_hair_is() -> None:
+    networks, face, grain = painted()
+    found = find_hair(networks["localiser"], face)
+    beside = (cover(hair_of(found.zones, torch.tensor([2])), found.skin) == 0).expand_as(face)
+    assert torch.equal(changed(networks, face, "moustache", grain)[beside], face[beside])
+
+
+def test_all_hairs_of_a_face_have_one_colour_and_lie_upon_the_skin() -> None:
+    networks, _, grain = painted()
+    grey, wanted = torch.rand(1, 1, 64, 64).expand(-1, 3, -1, -1) * 0.5, torch.zeros(1, 2, 64, 64)
+    wanted[:, 0, 40:60, 20:44] = 1
+    with torch.no_grad():
+        networks["hair_painter"].colour.bias.copy_(torch.tensor([0.5, -0.1, -0.8]))  # type: ignore[operator, union-attr]
+        change = (networks["hair_painter"](grey, wanted, grain) - grey)[0]
+    red_green, red_blue = (change[0] - change[1])[40:60, 20:44], (change[0] - change[2])[40:60, 20:44]
+    ratio = red_green / red_blue
+    assert float(ratio.max() - ratio.min()) < 1e-3
+    assert not change[:, :40].any()
+    assert not change[:, :, :20].any()
+
+
+def test_what_is_hidden_is_never_looked_at() -> None:
+    networks, face, _ = painted()
+    hidden = torch.zeros(1, 1, 64, 64)
+    hidden[:, :, 40:50, 20:40] = 1
+    other = face.clone()
+    other[:, :, 40:50, 20:40] = torch.rand(1, 3, 10, 20)
+    with torch.no_grad():
+        seen = [networks["skin_painter"](images, hidden) for images in (face, other)]
+    assert torch.allclose(*seen, atol=1e-5)
+    assert torch.equal(seen[0][:, :, :40], face[:, :, :40])
+
+
+def test_skin_under_hair_learns_nothing_from_the_hair(drawn_faces: str) -> None:
+    training = start("paint_from=0")
+    networks = training.networks
+    images = torch.rand(1, 3, 64, 64)
+    everywhere = torch.ones(1, 1, 64, 64)
+    _filled(networks, images, everywhere, torch.ones(1, 2, 64, 64), torch.randn(1, 2, 64, 64)).sum().backward()
+    assert not any(p.grad is not None and p.grad.any() for p in networks["skin_painter"].parameters())
+    assert any(p.grad is not None and p.grad.any() for p in networks["hair_painter"].parameters())
+
+
+def test_styles_have_hair_in_their_zones() -> None:
+    zones = torch.rand(1, 3, 4, 4)
+    hair = {style: hair_of(zones, torch.tensor([number]))[0] for number, style in enumerate(FACIAL_HAIR)}
+    assert not hair["none"].any()
+    assert torch.equal(hair["moustache"][0], zones[0, 0])
+    assert torch.allclose(hair["goatee"][0], zones[0, :2].sum(0))
+    assert torch.allclose(hair["full"][0], hair["stubble"][1])
+    assert not hair["full"][1].any()
+    assert not hair["stubble"][0].any()
+
+
+@given(st.floats(0.02, 0.9), st.floats(0.02, 0.9), st.floats(1, 20))
+def test_hair_counts_more_the_smaller_its_share_of_the_face_is(first: float, second: float, bound: float) -> None:
+    """SPEC B3: the weight rises as the ratio falls, is bounded, and is never below 1."""
+
+    def weight(share: float) -> float:
+        hair = torch.zeros(1, 2, 50, 50)
+        hair[:, 0, : max(1, round(50 * share))] = 1
+        return float(area_weights(hair, torch.ones(1, 1, 50, 50), bound).max())
+
+    smaller, larger = sorted((first, second))
+    assert 1 <= weight(larger) <= weight(smaller) <= bound + 1e-5
+
+
+def test_without_facial_hair_every_pixel_counts_one() -> None:
+    assert torch.equal(area_weights(torch.zeros(2, 2, 8, 8), torch.ones(2, 1, 8, 8), 8.0), torch.ones(2, 1, 8, 8))
+
+
+def test_hair_counts_as_much_as_its_face_and_skin_beside_it_one() -> None:
+    hair, face = torch.zeros(1, 2, 8, 8), torch.ones(1, 1, 8, 8)
+    hair[:, 1, :2] = 1
+    weights = area_weights(hair, face, 8.0)
+    assert torch.equal(weights[:, :, :2], torch.full((1, 1, 2, 8), 4.0))
+    assert torch.equal(weights[:, :, 2:], torch.ones(1, 1, 6, 8))
+
+
+def test_every_batch_holds_the_styles_in_the_ratio(drawn_faces: str) -> None:
+    training = start(RATIO, "global_batch=10")
+    dataset = FaceDataset(drawn_faces, None, 64, training.system.labels)
+    styles = styles_of(np.asarray(dataset.batch(range(len(dataset)), ("attributes",))["attributes"]))
+    choose = training.system.sampler(training.config, dataset)
+    for step in range(5):
+        assert Counter(styles[choose(step)].tolist()) == {0: 4, 1: 2, 3: 2, 4: 2}
+
+
+def test_data_without_a_class_is_refused(drawn_faces: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = start(ALL, "global_batch=10")
+    dataset = FaceDataset(drawn_faces, None, 64, training.system.labels)
+    bare = torch.full((len(dataset), 40), -1, dtype=torch.int8)
+    bare[:, ATTRIBUTE_ID["No_Beard"]] = 1
+    monkeypatch.setattr(dataset, "batch", lambda *_: {"attributes": bare})
+    with pytest.raises(RayfaceError, match="classes stubble, moustache, goatee, full"):
+        training.system.sampler(training.config, dataset)
+
+
+def test_phases_take_turns(drawn_faces: str) -> None:
+    training = start("steps=6", "paint_from=2", "transform_from=4")
+    batch, seen = batch_of(training, drawn_faces), []
+    for _ in range(6):
+        before = {name: [p.clone() for p in net.parameters()] for name, net in training.networks.items()}
+        training.run_step(batch)
+        pairs = {name: zip(before[name], net.parameters(), strict=True) for name, net in training.networks.items()}
+        seen.append({name for name, both in pairs.items() if any(not torch.equal(a, b) for a, b in both)})
+    painters = {"localiser", "skin_painter", "hair_painter"}
+    assert seen == [{"localiser"}] * 2 + [painters] * 2 + [painters | {"discriminator"}] * 2
+
+
+def test_what_was_hidden_is_found_again_better_with_training(drawn_faces: str) -> None:
+    training = start("steps=40", "paint_from=0", "transform_from=40")
+    batch = batch_of(training, drawn_faces)
+    losses = [float(training.run_step(batch)["painter/pixel"]) for _ in range(40)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_photo_is_never_given_its_own_style_as_another(drawn_faces: str) -> None:
+    training = start()
+    for step in range(4):
+        batch = batch_of(training, drawn_faces, step)
+        assert (batch["style"] != batch["other_style"]).all()
+        assert batch["other_style"].min() >= 0
+        assert batch["other_style"].max() < len(FACIAL_HAIR)
+
+
+@pytest.mark.parametrize("style", FACIAL_HAIR)
+def test_the_style_term_is_least_where_the_labels_say_the_style(style: str) -> None:
+    number = torch.tensor([FACIAL_HAIR.index(style)])
+
+    def term(told: str) -> float:
+        logits = torch.zeros(1, 40)
+        for label, value in zip(LABELS, TELLS[told], strict=True):
+            logits[0, ATTRIBUTE_ID[label]] = 0 if value is None else (6.0 if value else -6.0)
+        return float(style_term(logits, number))
+
+    assert term(style) < 0.01
+    assert all(term(other) > term(style) for other in FACIAL_HAIR if other != style)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["ratio=[1,2]"], "for each of none, stubble"),
+        (["ratio=[0,0,0,0,0]"], "for each of none"),
+        ([ALL, "global_batch=4"], "10 is enough"),
+        (["area_bound=0.5"], "at least 1"),
+        (["paint_from=9", "transform_from=4"], "must not come after"),
+        (["feature_network="], "feature_network is empty"),
+        (["size=48"], "size=48 must be divisible by 32.*try 64"),
+    ],
+)
+def test_settings_that_no_training_could_use(settings: list[str], told: str) -> None:
+    with pytest.raises(RayfaceError, match=told):
+        resolve_config(get_system("facial_hair"), "tiny", settings)
+
+
+def test_the_step_gives_each_crop_its_style_and_the_same_photo_the_same_result(tmp_path: Path) -> None:
+    system = FacialHair()
+    config = system.config("tiny")
+    torch.manual_seed(0)
+    built = system.build(config)
+    nn.init.normal_(built["hair_painter"].generator.to_rgb.weight, std=0.3)  # type: ignore[arg-type, union-attr]
+    store = ModelStore(tmp_path)
+    store.save("facial_hair", "facial_hair", config, built, details={"licence": "ours"})
+    step = system.make_step(store.load("facial_hair"))
+    crops = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)
+    both = step(crops, {"style": ["full", "moustache"]})
+    assert both.shape == crops.shape
+    assert both.dtype == torch.uint8
+    assert torch.equal(both[:1], step(crops[:1], {"style": "full"}))
+    assert torch.equal(both[1:], step(crops[1:], {"style": ["moustache"]}))
+    assert not torch.equal(both[0], step(crops[:1], {"style": "moustache"})[0])
+
+
+def test_what_is_painted_reaches_beyond_the_hair_and_stays_on_the_skin() -> None:
+    hair, skin = torch.zeros(1, 2, 64, 64), torch.zeros(1, 1, 64, 64)
+    hair[:, 0, 44:50, 28:36] = 1
+    skin[:, :, 30:60, 20:44] = 1
+    where = cover(hair, skin)
+    assert float(where[0, 0, 46, 32]) == pytest.approx(1, abs=1e-3)
+    assert float(where[0, 0, 42, 32]) > 0.5
+    assert not where[0, 0, :, :18].any()
+    assert lower_face(where).shape[-2:] == (40, 48)
