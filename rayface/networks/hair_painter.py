@@ -20,6 +20,7 @@ from rayface.records import FACIAL_HAIR, FACIAL_HAIR_ZONES, STYLE_ZONES
 GROW = 10.0  # 256ths of the side: what is hidden reaches so far beyond the hair, or its edge would tell of it
 SOFT = 3.0  # the same, of the border between photo and painting
 EDGE = 1.5  # the same, of hairs that reach over the skin's edge
+LIKELY = 0.4  # hair that the localiser finds with less probability stays as it is
 COARSE = 32  # side of the pictures by which what is hidden is filled first
 SHADE = 0.3  # most that hairs are brighter or darker than their colour, of -1 to 1
 KINDS = ("dense", "stubble")
@@ -109,13 +110,14 @@ def grow(maps: Tensor, pixels: float) -> Tensor:
     return F.max_pool2d(wide, (2 * radius + 1, 1), 1, (radius, 0))
 
 
-def cover(hair: Tensor, skin: Tensor) -> Tensor:
+def cover(hair: Tensor, skin: Tensor, least: float = 0.15) -> Tensor:
     """Where to paint for hair float [N, 2, S, S]: float [N, 1, S, S], wider than the hair, with a soft border.
 
-    Only on `skin` float [N, 1, S, S]: lips, teeth, clothes and what is behind stay as they are.
+    Only on `skin` float [N, 1, S, S]: lips, teeth, clothes and what is behind stay as they are. Hair less likely than
+    `least` is none.
     """
     unit = hair.shape[-1] / 256
-    sure = (4 * hair.amax(1, keepdim=True) - 0.6).clamp(0, 1)
+    sure = (4 * (hair.amax(1, keepdim=True) - least)).clamp(0, 1)
     wide = gaussian_blur(grow(sure, GROW * unit), SOFT * unit) * grow((3 * skin - 1).clamp(0, 1), EDGE * unit)
     return in_place(lower_face(wide), hair.shape[-1])
 
@@ -153,12 +155,13 @@ def style_rows() -> Tensor:
 def repaint(networks: Mapping[str, nn.Module], images: Tensor, found: Found, wanted: Tensor, grain: Tensor) -> Tensor:
     """Faces float [N, 3, S, S] in [-1, 1] with the facial hair that is `wanted`, float [N, 2, S, S], and no other (B5).
 
-    Skin is painted where hair grew alone: elsewhere the photo has it.
+    Skin is painted where hair grew alone: elsewhere the photo has it. It gets a gradient only where no hair is wanted,
+    or it would paint hair.
     """
-    grown = cover(found.hair, found.skin)
-    bare = networks["skin_painter"](images.float(), grown)
-    with_hair = networks["hair_painter"](bare, wanted, grain)
-    return bare + (with_hair - bare) * cover(wanted, found.skin)
+    bare = networks["skin_painter"](images.float(), cover(found.hair, found.skin, LIKELY))
+    skin = torch.where(wanted.amax((1, 2, 3), keepdim=True) > 0, bare.detach(), bare)
+    with_hair = networks["hair_painter"](skin, wanted, grain)
+    return skin + (with_hair - skin) * cover(wanted, found.skin)
 
 
 class FacialHairChanger(nn.Module):

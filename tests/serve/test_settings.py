@@ -72,7 +72,7 @@ def test_the_config_files_are_valid_for_serve_and_give_settings(file: str) -> No
     assert sum(parse_shares(models).values()) == 1
     args, http = read_config(str(path))
     settings = settings_from(args)
-    assert settings.steps == ("enhance", "upscale")
+    assert settings.steps == ("enhance", "upscale", "beautify")
     assert settings.max_output_megapixels == Settings().max_output_megapixels
     assert (http["port"], settings.step.device) == (8000, "cuda" if file == "config.gpu.yaml" else "cpu")
     assert http["request_timeout_s"] > settings.timeout_s
@@ -131,7 +131,7 @@ def test_command_line_refusals(arguments: list[str], message: str, capsys: pytes
     ("args", "message"),
     [
         ("models: {enhance: enhancement@99}", "no model 'enhancement@99'"),
-        ("models: {beautify: beauty}", "'beautify' is not in use; in use are enhance, upscale, detect, parse"),
+        ("steps: [upscale], models: {beautify: beauty}", "'beautify' is not in use; in use are upscale"),
         ("steps: [beautify9]", "Unknown step 'beautify9'"),
         ("allowed_licences: [MIT]", "enhancement@1 has licence 'Apache-2.0'.*allows MIT"),
     ],
@@ -162,6 +162,7 @@ def test_models_are_pinned_to_their_version_at_the_start(tmp_path: Path) -> None
     assert resolve_models(settings_from({"store": store})) == {
         "enhance": "enhancement@1",
         "upscale": "super_resolution@1",
+        "beautify": "beauty@1",
         "detect": "detection@r1",
         "parse": "parsing@1",
     }
