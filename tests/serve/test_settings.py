@@ -17,6 +17,7 @@ from serve.models import parse_shares
 from serve.settings import Settings, Stage, preset, settings_from
 from tests.tiny_models import save_tiny_models
 
+SERVED = ("enhancement", "parsing", "super_resolution", "beauty")  # by default, and the released detector
 CONFIG = Path(__file__).resolve().parents[2] / "serve" / "config.yaml"
 
 
@@ -158,7 +159,7 @@ def test_models_are_checked_before_anything_starts(
 def test_models_are_pinned_to_their_version_at_the_start(tmp_path: Path) -> None:
     from serve.app import resolve_models
 
-    store = save_tiny_models(tmp_path / "store").uri
+    store = save_tiny_models(tmp_path / "store", SERVED).uri
     assert resolve_models(settings_from({"store": store})) == {
         "enhance": "enhancement@1",
         "upscale": "super_resolution@1",
@@ -174,7 +175,7 @@ def test_models_are_pinned_to_their_version_at_the_start(tmp_path: Path) -> None
 def test_the_guard_is_in_the_graph_where_it_can_be(tmp_path: Path) -> None:
     from serve.app import compose, resolve_guard
 
-    store = save_tiny_models(tmp_path / "store").uri
+    store = save_tiny_models(tmp_path / "store", SERVED).uri
 
     def graph(**settings: Any) -> tuple[str, str, bool]:
         chosen = settings_from({"store": store, "layout": "separate", **settings})
