@@ -7,13 +7,16 @@ container; where RAY_SERVE_ENABLE_HA_PROXY is set already, in whatever way, noth
 
 import importlib.util
 import os
+import random
 import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
+
+from rayface.errors import RayfaceError
 
 MESSAGE_BYTES = 1 << 30  # of a call's arguments or result, which are photos; Ray Serve's own limit is 4 MiB
 FOLDER = "/tmp"  # whatever TMPDIR says: HAProxy's socket may have a path of 97 characters; Ray Serve takes 60 of them
@@ -64,8 +67,18 @@ def _variables(folder: Path, metrics_port: int, stats_port: int) -> dict[str, st
 
 
 def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now, out of a range that nobody takes from by itself.
+
+    Not those of connections (32768 on), which the system would hand to someone else before they are used, nor those of
+    Ray's workers (10002 to 19999) and of Ray Serve's replicas (30000 on).
+    """
+    found: list[int] = []
     with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+        for port in random.SystemRandom().sample(range(20_000, 30_000), 1_000):
+            probe = stack.enter_context(socket.socket())
+            with suppress(OSError):
+                probe.bind(("", port))
+                found.append(port)
+            if len(found) == count:
+                return found
+    raise RayfaceError(f"of 1000 ports between 20000 and 29999 only {len(found)} are free; {count} are needed")

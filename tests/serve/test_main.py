@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -48,6 +49,15 @@ def test_two_services_do_not_meet_and_leave_nothing(monkeypatch: pytest.MonkeyPa
     assert all(one[name] != other[name] for name in own)
     assert one["RAY_SERVE_HAPROXY_NBTHREAD"] == "3"
     assert len(one["RAY_SERVE_HAPROXY_SOCKET_PATH"]) < 40
+
+
+def test_free_ports_are_none_that_are_handed_out_or_taken() -> None:
+    with socket.socket() as taken:
+        ports = free_ports(50)
+        taken.bind(("", ports[0]))
+        assert len(set(ports)) == 50
+        assert all(20_000 <= port < 30_000 for port in ports)
+        assert ports[0] not in free_ports(500)
 
 
 def folders() -> set[Path]:
