@@ -26,6 +26,7 @@ LAYERS = (
         "evaluation.attributes",
         "evaluation.beautification",
         "evaluation.facial_hair",
+        "evaluation.limits",
         "evaluation.card",
         "evaluation.classical_beauty",
         "evaluation.detection",

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from rayface.errors import RayfaceError
+from rayface.evaluation import limits
 from rayface.evaluation.classical_beauty import smooth_and_warp
 from rayface.evaluation.judges import JUDGED_METRICS, ask, judging
-from rayface.evaluation.metrics import bootstrap
+from rayface.evaluation.limits import Values
 from rayface.evaluation.segmentation import REGIONS, counts
 from rayface.evaluation.skin_tone import typology_angle
 from rayface.evaluation.subgroups import record
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from rayface.data.dataset import FaceDataset
 
 Change = Callable[[Tensor], Tensor]  # crops uint8 [N, 3, S, S] -> changed crops
-Values = dict[str, np.ndarray]  # what is measured -> one value a face
 SIDE = 256  # of the crops that the judges see
 PEOPLE = 100  # among whom a beautified face must be found again; a smaller split has fewer, and the report says so
 LEAST_GAP = 0.1  # logits
@@ -92,27 +92,13 @@ def beautification_report(
 
 
 def summary(values: Values) -> dict[str, Any]:
-    """Means of the measures with intervals (of identity_distance the median), and the share of `joint` faces."""
-    result: dict[str, Any] = {}
-    for name, value in values.items():
-        known = value[~np.isnan(value)]
-        if len(known):
-            result[name] = bootstrap(known, np.median if name.startswith("identity") else np.mean)
-    for name, (kind, bound) in LIMITS.items():
-        if name in values:
-            result[f"meets_{name}"] = bootstrap(_meets(values[name], kind, bound))
-    if LIMITS.keys() <= values.keys():
-        result["joint"] = bootstrap(joint(values))
-    return result
+    """Means of the measures with intervals, and the share of `joint` faces."""
+    return limits.summary(values, LIMITS)
 
 
 def joint(values: Values) -> np.ndarray:
     """Which faces meet all of LIMITS: float [N] of 0 and 1."""
-    return np.prod([_meets(values[name], kind, bound) for name, (kind, bound) in LIMITS.items()], axis=0)
-
-
-def _meets(values: np.ndarray, kind: str, bound: float) -> np.ndarray:
-    return ((values >= bound) if kind == "least" else (values <= bound)).astype(float)
+    return limits.joint(values, LIMITS)
 
 
 class _Judges:

@@ -8,17 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rayface.evaluation import limits
 from rayface.evaluation.judges import ask, judging
+from rayface.evaluation.limits import Values
 from rayface.evaluation.metrics import bootstrap
 from rayface.evaluation.subgroups import record
 from rayface.imaging.filters import gaussian_blur, luminance, resize_images
-from rayface.records import ATTRIBUTE_ID, FACIAL_HAIR, FACIAL_HAIR_ZONES, PARSING_ID, STYLE_ZONES
+from rayface.networks.hair_painter import hair_of
+from rayface.records import ATTRIBUTE_ID, FACIAL_HAIR, PARSING_ID
 
 if TYPE_CHECKING:
     from rayface.data.dataset import FaceDataset
 
 Change = Callable[[Tensor, np.ndarray], Tensor]  # crops uint8 [N, 3, S, S], styles int64 [N] -> changed crops
-Values = dict[str, np.ndarray]
 SIDE = 256
 # What of a style's score each label of the attribute judge (logits) counts. Other styles' labels, taken off, make the
 # score worse on photos that the judge did not learn from.
@@ -121,25 +123,13 @@ def facial_hair_report(
 
 
 def summary(values: Values) -> dict[str, Any]:
-    """Means of the measures (of identity_distance the median) with intervals, and the share of `joint` edits."""
-    result: dict[str, Any] = {
-        name: bootstrap(value, np.median if name == "identity_distance" else np.mean) for name, value in values.items()
-    }
-    for name, (kind, bound) in LIMITS.items():
-        if name in values and name != "style_found":
-            result[f"meets_{name}"] = bootstrap(_meets(values[name], kind, bound))
-    if LIMITS.keys() <= values.keys():
-        result["joint"] = bootstrap(joint(values))
-    return result
+    """Means of the measures with intervals, and the share of `joint` edits."""
+    return limits.summary(values, LIMITS, shares=("style_found",))
 
 
 def joint(values: Values) -> np.ndarray:
     """Which edits meet all of LIMITS: float [M] of 0 and 1."""
-    return np.prod([_meets(values[name], kind, bound) for name, (kind, bound) in LIMITS.items()], axis=0)
-
-
-def _meets(values: np.ndarray, kind: str, bound: float) -> np.ndarray:
-    return ((values >= bound) if kind == "least" else (values <= bound)).astype(float)
+    return limits.joint(values, LIMITS)
 
 
 def hair_error(
@@ -176,9 +166,7 @@ def hair_error(
 def _hair_place(masks: Tensor, styles: np.ndarray) -> Tensor:
     from rayface.data.facial_hair_zones import facial_hair_zones
 
-    zones = facial_hair_zones(masks)
-    rows = [[float(zone in STYLE_ZONES[FACIAL_HAIR[style]]) for zone in FACIAL_HAIR_ZONES] for style in styles]
-    return (zones * zones.new_tensor(rows)[:, :, None, None]).sum(1, keepdim=True)
+    return hair_of(facial_hair_zones(masks), torch.from_numpy(styles)).sum(1, keepdim=True)
 
 
 class _Judges:

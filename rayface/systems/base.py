@@ -158,6 +158,7 @@ class System:
     released: ClassVar[tuple[str, ...]]  # networks that go into the store (their EMA)
     step_name: ClassVar[str] = ""  # what `steps=` calls it; "" where it offers no step
     whole_photo: ClassVar[bool] = False  # its step works on the photo (stages.PhotoStep), not on face crops
+    frozen_keys: ClassVar[tuple[str, ...]] = ()  # of the config: frozen models that losses need; "" there is none
     frozen_systems: ClassVar[Mapping[str, str]] = {}  # config key of a frozen model -> the system it must be of
     samples_together: ClassVar[int] = 1  # of a batch that must be on one worker (pairs)
     ablations: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # what may be switched off -> the settings that do it
@@ -241,7 +242,7 @@ class System:
 
     def frozen_models(self, config: Any) -> dict[str, str]:
         """`{name in PhaseState.frozen: store reference}` of the models the losses need."""
-        return {}
+        return {name: ref for name in self.frozen_keys if (ref := getattr(config, name))}
 
     def prepare(self, batch: dict[str, Any], config: Any, generators: Sequence[np.random.Generator]) -> Batch:
         """Dataset columns -> training tensors, on the CPU; every draw from the sample's own generator."""

@@ -50,7 +50,7 @@ from rayface.systems.base import (
     check_size,
 )
 from rayface.systems.constraints import FACE, attractive_term, divergence, parsing_terms, share_of
-from rayface.systems.losses import detail_loss
+from rayface.systems.losses import detail_loss, identity_loss
 
 if TYPE_CHECKING:
     from rayface.data.dataset import FaceDataset
@@ -127,6 +127,7 @@ class Beauty(System):
         "model.identity_distance", "model.skin_tone_change", "model.joint",
     )  # fmt: skip
     ablation_judges = ("attributes", "identity", "parsing")
+    frozen_keys = ("feature_network", "parser", "classifier", "recognition")
     frozen_systems = {"parser": "parsing", "classifier": "attributes", "recognition": "recognition"}  # noqa: RUF012
 
     def config(self, preset: str) -> BeautyConfig:
@@ -182,10 +183,6 @@ class Beauty(System):
 
     def build_for_training(self, networks: Networks, config: BeautyConfig, frozen: Networks) -> dict[str, nn.Module]:
         return {"discriminator": ProjectedDiscriminator(config.discriminator, frozen["feature_network"].channels)}  # type: ignore[arg-type]
-
-    def frozen_models(self, config: BeautyConfig) -> dict[str, str]:
-        names = ("feature_network", "parser", "classifier", "recognition")
-        return {name: ref for name in names if (ref := getattr(config, name))}
 
     def optimizers(self, config: BeautyConfig) -> dict[str, OptimizerSpec]:
         coders = tuple(f"{kind}_{part}" for kind in ("ordinary", "attractive") for part in ("encoder", "decoder"))
@@ -287,9 +284,7 @@ class Beauty(System):
         if "classifier" in state.frozen and losses.attractive + losses.attributes + losses.sex > 0:
             terms |= self._attribute_terms(viewed, view(ordinary, seen), state)
         if "recognition" in state.frozen and losses.identity > 0:
-            recognise = state.frozen["recognition"]
-            cosine = F.cosine_similarity(recognise(beautified).float(), recognise(ordinary).float())
-            terms["identity"] = (1 - cosine).mean()
+            terms["identity"] = identity_loss(state.frozen["recognition"], beautified, ordinary)
         weights = {name: getattr(losses, name) for name in terms}
         total = torch.stack([weights[name] * term for name, term in terms.items() if weights[name] > 0]).sum()
         return total, terms

@@ -34,7 +34,7 @@ from rayface.systems.base import (
     SystemConfig,
     check_size,
 )
-from rayface.systems.losses import detail_loss
+from rayface.systems.losses import detail_loss, identity_loss
 
 if TYPE_CHECKING:
     from rayface.data.dataset import FaceDataset
@@ -101,6 +101,7 @@ class Enhancement(System):
     columns = ("image",)
     released = ("enhancer",)
     step_name = "enhance"
+    frozen_keys = ("teacher", "recognition", "perceptual_network")
     frozen_systems = {"teacher": "enhancement", "recognition": "recognition"}  # noqa: RUF012
 
     def config(self, preset: str) -> EnhancementConfig:
@@ -150,10 +151,6 @@ class Enhancement(System):
             return {}
         student, teacher = cast(Enhancer, networks["enhancer"]), cast(Enhancer, frozen["teacher"])
         return {"adapters": Adapters(student.feature_widths(), teacher.feature_widths())}
-
-    def frozen_models(self, config: EnhancementConfig) -> dict[str, str]:
-        names = ("teacher", "recognition", "perceptual_network")
-        return {name: ref for name in names if (ref := getattr(config, name))}
 
     def optimizers(self, config: EnhancementConfig) -> dict[str, OptimizerSpec]:
         trained = ("enhancer", "adapters") if config.teacher else ("enhancer",)
@@ -228,9 +225,7 @@ class Enhancement(System):
         if "teacher" in state.frozen:
             terms["distillation"] = self._distillation(batch, features, networks, state)
         if "recognition" in state.frozen:
-            recognise = state.frozen["recognition"]
-            cosine = F.cosine_similarity(recognise(enhanced).float(), recognise(clear).float())
-            terms["similarity"] = (1 - cosine).mean()
+            terms["similarity"] = identity_loss(state.frozen["recognition"], enhanced, clear)
         total = torch.stack([getattr(losses, name) * term for name, term in terms.items()]).sum()
         return total, terms
 

@@ -8,6 +8,7 @@ the facial hair's area to the face's (B3: `area_weights`). Where hair may grow c
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,7 +52,7 @@ from rayface.systems.base import (
     check_size,
 )
 from rayface.systems.facial_hair_losses import Marked, area_weights, marked, style_term, styles_of
-from rayface.systems.losses import detail_loss
+from rayface.systems.losses import detail_loss, identity_loss
 
 if TYPE_CHECKING:
     from rayface.data.dataset import FaceDataset
@@ -115,6 +116,7 @@ class FacialHair(System):
         "hair_error",
     )  # fmt: skip
     ablation_judges = ("attributes", "identity", "parsing")
+    frozen_keys = ("feature_network", "parser", "classifier", "recognition")
     frozen_systems = {"parser": "parsing", "classifier": "attributes", "recognition": "recognition"}  # noqa: RUF012
 
     def config(self, preset: str) -> FacialHairConfig:
@@ -172,10 +174,6 @@ class FacialHair(System):
         self, networks: Networks, config: FacialHairConfig, frozen: Networks
     ) -> dict[str, nn.Module]:
         return {"discriminator": ProjectedDiscriminator(config.discriminator, frozen["feature_network"].channels)}  # type: ignore[arg-type]
-
-    def frozen_models(self, config: FacialHairConfig) -> dict[str, str]:
-        names = ("feature_network", "parser", "classifier", "recognition")
-        return {name: ref for name in names if (ref := getattr(config, name))}
 
     def optimizers(self, config: FacialHairConfig) -> dict[str, OptimizerSpec]:
         warmup = min(100, config.steps // 10)
@@ -281,9 +279,7 @@ class FacialHair(System):
             logits = state.frozen["classifier"](resize_images(viewed, state.config.asked_at)).float()
             terms["style"] = style_term(logits, batch["other_style"])
         if "recognition" in state.frozen and losses.identity > 0:
-            recognise = state.frozen["recognition"]
-            cosine = F.cosine_similarity(recognise(changed).float(), recognise(images).float())
-            terms["identity"] = (1 - cosine).mean()
+            terms["identity"] = identity_loss(state.frozen["recognition"], changed, images)
         return terms
 
     def _discriminator_loss(
@@ -360,11 +356,21 @@ def _noise(side: int) -> Tensor:
     return torch.from_numpy(generator(0, stream="facial hair").standard_normal((1, 2, side, side), np.float32))
 
 
+@cache
+def _serving_grain(side: int) -> Tensor:
+    return hair_grain(_noise(side))
+
+
+def _prepared(crops: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images and grain of crops uint8 [N, 3, S, S], as they are served."""
+    images = to_float(crops.to(device)).contiguous(memory_format=torch.channels_last)
+    return images, _serving_grain(crops.shape[-1]).to(device).expand(len(crops), -1, -1, -1)
+
+
 @torch.inference_mode()
 def changed_crops(networks: Networks, crops: Tensor, styles: Tensor, device: torch.device) -> Tensor:
     """Crops uint8 [N, 3, S, S] with facial hair of styles (places in FACIAL_HAIR) int64 [N]: uint8 on the CPU."""
-    images = to_float(crops.to(device)).contiguous(memory_format=torch.channels_last)
-    grain = hair_grain(_noise(crops.shape[-1])).to(device).expand(len(crops), -1, -1, -1)
+    images, grain = _prepared(crops, device)
     with as_served(device):
         found = find_hair(networks["localiser"], images)
         return to_uint8(repaint(networks, images, found, hair_of(found.zones, styles.to(device)), grain)).cpu()
@@ -373,8 +379,7 @@ def changed_crops(networks: Networks, crops: Tensor, styles: Tensor, device: tor
 @torch.inference_mode()
 def filled_crops(networks: Networks, crops: Tensor, styles: Tensor, device: torch.device) -> Tensor:
     """As `changed_crops`, where the styles are the faces' own: their facial hair is hidden and painted anew."""
-    images = to_float(crops.to(device)).contiguous(memory_format=torch.channels_last)
-    grain = hair_grain(_noise(crops.shape[-1])).to(device).expand(len(crops), -1, -1, -1)
+    images, grain = _prepared(crops, device)
     with as_served(device):
         found = find_hair(networks["localiser"], images)
         own = hair_of(found.zones, styles.to(device))
@@ -387,7 +392,6 @@ class FacialHairStep:
 
     name = "facial_hair"
     sharpens = False
-    asks = ("style",)
 
     def __init__(self, loaded: "LoadedModel", device: torch.device) -> None:
         self.model = loaded.ref

@@ -11,6 +11,7 @@ from rayface.data.facial_hair_zones import facial_hair_zones
 from rayface.imaging.filters import resize_images
 from rayface.networks.hair_painter import Found, hair_of
 from rayface.records import ATTRIBUTE_ID, ATTRIBUTES, FACIAL_HAIR, PARSING_ID, facial_hair_style
+from rayface.systems.constraints import FACE
 
 LABELS = ("5_o_Clock_Shadow", "Goatee", "Mustache", "No_Beard", "Sideburns")  # that tell the styles
 # What NetA should say of LABELS; None: the style leaves it open.
@@ -22,7 +23,6 @@ TELLS: dict[str, tuple[bool | None, ...]] = {
     "full": (None, True, None, False, True),
 }
 SKIN = ("skin", "neck")
-FACE = ("skin", "nose", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "u_lip", "l_lip")
 
 
 def styles_of(attributes: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def laplacian_bands(images: Tensor, levels: int = 3) -> list[Tensor]:
@@ -14,6 +14,11 @@ def laplacian_bands(images: Tensor, levels: int = 3) -> list[Tensor]:
         bands.append(images - larger)
         images = smaller
     return bands
+
+
+def identity_loss(recogniser: nn.Module, made: Tensor, wanted: Tensor) -> Tensor:
+    """1 - cosine of what a recogniser says of two pictures [N, 3, S, S]: 0 for the same person."""
+    return (1 - F.cosine_similarity(recogniser(made).float(), recogniser(wanted).float())).mean()
 
 
 def detail_loss(made: Tensor, clear: Tensor) -> Tensor:

@@ -47,6 +47,7 @@ class SuperResolution(System):
     name = "super_resolution"
     config_class = SuperResolutionConfig
     columns = ("image",)
+    frozen_keys = ("perceptual_network",)
     released = ("upscaler",)
     step_name = "upscale"
     whole_photo = True
@@ -76,9 +77,6 @@ class SuperResolution(System):
 
     def build(self, config: SuperResolutionConfig) -> dict[str, nn.Module]:
         return {"upscaler": Upscaler(config.upscaler)}
-
-    def frozen_models(self, config: SuperResolutionConfig) -> dict[str, str]:
-        return {"perceptual_network": config.perceptual_network} if config.perceptual_network else {}
 
     def optimizers(self, config: SuperResolutionConfig) -> dict[str, OptimizerSpec]:
         warmup = min(100, config.steps // 10)
