@@ -1,7 +1,7 @@
 """Faces of a test split before and after a step, for eyes: each pair before above after.
 
     python -m benchmarks.contact_sheet beautify --data DIR --out sheet.jpg [--model REF] [--store STORE] [--count 24]
-        [--where Attractive=-1] [--strength 1]
+        [--where Attractive=-1] [--param style=full] [--strength 1]
 
 The faces are spread evenly over those that meet --where (attributes, 1 or -1), none is chosen by its looks.
 """
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--count", type=int, default=24)
     parser.add_argument("--where", action="append", default=[], help="attribute=1 or attribute=-1")
+    parser.add_argument("--param", action="append", default=[], help="a parameter of the step, for example style=full")
     parser.add_argument("--strength", type=float, default=1.0)
     arguments = parser.parse_args()
     model = arguments.model or default_models([arguments.step])[arguments.step]
@@ -46,7 +47,8 @@ def main() -> None:
     chosen = found[np.linspace(0, len(found) - 1, min(arguments.count, len(found))).round().astype(int)]
     before = dataset.batch(chosen)["image"]
     assert isinstance(before, torch.Tensor)
-    change = step(before, {}).float() - before.float()
+    params = dict(given.split("=", 1) for given in arguments.param)
+    change = step(before, params).float() - before.float()
     after = (before.float() + arguments.strength * change).round().clamp(0, 255).to(torch.uint8)
     rows = [part for pair in zip(before.split(COLUMNS), after.split(COLUMNS), strict=True) for part in pair]
     Path(arguments.out).write_bytes(encode(grid(rows), "jpeg"))

@@ -56,6 +56,7 @@ ATTRIBUTES = (
 ATTRIBUTE_ID = {name: index for index, name in enumerate(ATTRIBUTES)}
 
 FACIAL_HAIR = ("none", "stubble", "moustache", "goatee", "full")
+FACIAL_HAIR_LABELS = ("5_o_Clock_Shadow", "Goatee", "Mustache", "No_Beard", "Sideburns")  # that tell the styles
 FACIAL_HAIR_ZONES = ("moustache", "chin", "jaw")
 # Where each style has hair.
 STYLE_ZONES: dict[str, tuple[str, ...]] = {

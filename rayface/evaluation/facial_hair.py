@@ -14,7 +14,7 @@ from rayface.evaluation.limits import Values
 from rayface.evaluation.metrics import bootstrap
 from rayface.evaluation.subgroups import record
 from rayface.imaging.filters import gaussian_blur, luminance, resize_images
-from rayface.networks.hair_painter import hair_of
+from rayface.networks.hair_localiser import hair_of
 from rayface.records import ATTRIBUTE_ID, FACIAL_HAIR, PARSING_ID
 
 if TYPE_CHECKING:

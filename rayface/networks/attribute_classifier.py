@@ -3,6 +3,7 @@
 Attributes are local (a smile, a necklace) and faces are aligned, so each attribute reads every cell of the grid.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -28,21 +29,21 @@ class AttributeClassifierConfig:
 
 
 class AttributeClassifier(nn.Module):
-    """Face crop float [N, 3, S, S] in [-1, 1] -> logits float [N, 40] in the order of `records.ATTRIBUTES`.
+    """Face crop float [N, 3, S, S] in [-1, 1] -> logits float [N, A] of `labels`, by default `records.ATTRIBUTES`, 40.
 
     The logits are calibrated: sigmoid gives a probability, and 0 is the decision (see `fit_calibration`).
     """
 
     outputs = ("logits",)
-    labels = ATTRIBUTES  # of the logits
     feature_mean: Tensor
     feature_deviation: Tensor
     logit_scale: Tensor
     logit_bias: Tensor
 
-    def __init__(self, config: AttributeClassifierConfig) -> None:
+    def __init__(self, config: AttributeClassifierConfig, labels: Sequence[str] = ATTRIBUTES) -> None:
         super().__init__()
         self.config = config
+        self.labels = tuple(labels)
         self.backbone = EfficientNetLite(config.backbone)
         truncate(self.backbone, config.last_blocks)
         for layer in self.backbone.modules():
@@ -52,11 +53,11 @@ class AttributeClassifier(nn.Module):
         features = sum(self.backbone.channels[stage] for stage in config.stages) * config.grid**2
         self.register_buffer("feature_mean", torch.zeros(features))
         self.register_buffer("feature_deviation", torch.ones(features))
-        self.read_out = nn.Linear(features, len(ATTRIBUTES))
+        self.read_out = nn.Linear(features, len(labels))
         nn.init.zeros_(self.read_out.weight)
         nn.init.zeros_(self.read_out.bias)
-        self.register_buffer("logit_scale", torch.ones(len(ATTRIBUTES)))
-        self.register_buffer("logit_bias", torch.zeros(len(ATTRIBUTES)))
+        self.register_buffer("logit_scale", torch.ones(len(labels)))
+        self.register_buffer("logit_bias", torch.zeros(len(labels)))
 
     def features(self, images: Tensor) -> Tensor:
         """What the read-out sees, before it is standardised: float32 [N, F]."""

@@ -2,11 +2,11 @@
 
 A network that is shown the photo would copy it. So one sees what is around and paints skin, as any photo teaches it by
 what was hidden in it; another one lays hair upon that: how much covers each pixel, how bright it is, and one colour for
-all of a face's. Where no hair grew only that layer is taken, so that skin keeps its pores and lines.
+all of a face's, found in the person's own hair and brows. Where no hair grew only that layer is taken, so that skin
+keeps its pores and lines.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from rayface.imaging.filters import gaussian_blur
 from rayface.networks.enhancer import Encoder, EnhancerConfig, Generator
 from rayface.networks.enhancer import Mapping as StyleMapping
-from rayface.records import FACIAL_HAIR, FACIAL_HAIR_ZONES, STYLE_ZONES
+from rayface.networks.hair_localiser import KINDS, Found, find_hair, hair_of
+from rayface.records import FACIAL_HAIR
 
-GROW = 10.0  # 256ths of the side: what is hidden reaches so far beyond the hair, or its edge would tell of it
+GROW, GROW_OFF = 10.0, 18.0  # 256ths of the side that hair put on, and what is painted to take it off, reach further
+EDGE, EDGE_OFF = 1.5, 4.0  # the same, over the skin's edge
 SOFT = 3.0  # the same, of the border between photo and painting
-EDGE = 1.5  # the same, of hairs that reach over the skin's edge
-LIKELY = 0.4  # hair that the localiser finds with less probability stays as it is
+LIKELY = 0.15  # where hair is less likely nothing is painted
+NETWORKS = ("localiser", "reader", "skin_painter", "hair_painter")
 COARSE = 32  # side of the pictures by which what is hidden is filled first
+COLOUR_SIDE = 32  # of the picture in which the hair's colour is looked for
 SHADE = 0.3  # most that hairs are brighter or darker than their colour, of -1 to 1
-KINDS = ("dense", "stubble")
-FOUND = (*FACIAL_HAIR_ZONES, *KINDS, "skin")  # channels of the localiser
 
 
 class SkinPainter(nn.Module):
@@ -62,9 +63,7 @@ class HairPainter(nn.Module):
         self.encoder = Encoder(config.widths, config.blocks, 3 + 2 * len(KINDS))
         self.mapping = StyleMapping(config.widths[-1], config.style_dim)
         self.generator = Generator(config)
-        self.colour = nn.Linear(config.style_dim, 3)
-        nn.init.zeros_(self.colour.weight)
-        nn.init.constant_(self.colour.bias, -0.6)  # dark
+        self.colour = HairColour()
 
     def forward(self, bare: Tensor, wanted: Tensor, grain: Tensor) -> Tensor:
         spatial = self.encoder(lower_face(torch.cat([bare, wanted, grain * wanted.sum(1, keepdim=True)], 1)))
@@ -72,8 +71,33 @@ class HairPainter(nn.Module):
         layer, _ = self.generator(spatial, style)
         covered, shade, _ = in_place(layer.float(), bare.shape[-1]).split(1, 1)
         opaque = (covered - 2).sigmoid() * (2 * wanted.sum(1, keepdim=True)).clamp(0, 1)
-        hair = self.colour(style).float().tanh()[:, :, None, None] + SHADE * shade.tanh()
+        hair = self.colour(bare)[:, :, None, None] + SHADE * shade.tanh()
         return bare.float() + opaque * (hair - bare)
+
+
+class HairColour(nn.Module):
+    """Bare faces [N, 3, S, S] in [-1, 1] -> the colour of their facial hair, float [N, 3]: what they show elsewhere.
+
+    A weighted mean of the photo's own pixels: where to look (brows, hair) is learned, colours are not, of which a few
+    hundred beards show too few.
+    """
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for channels, dilation in ((5, 1), (width, 2), (width, 4)):
+            layers += [nn.Conv2d(channels, width, 3, padding=dilation, dilation=dilation), nn.SiLU()]
+        self.look = nn.Sequential(*layers, nn.Conv2d(width, 1, 1))
+        self.gain = nn.Parameter(torch.ones(3))
+        self.shift = nn.Parameter(torch.zeros(3))
+
+    def forward(self, bare: Tensor) -> Tensor:
+        small = F.adaptive_avg_pool2d(bare.float(), COLOUR_SIDE)
+        line = torch.linspace(-1, 1, COLOUR_SIDE, device=small.device)
+        places = torch.stack([line.expand(COLOUR_SIDE, -1), line[:, None].expand(-1, COLOUR_SIDE)])
+        logits = self.look(torch.cat([small, places.expand(small.shape[0], -1, -1, -1)], 1)).float()
+        shares = logits.flatten(1).softmax(1)
+        return (small.flatten(2) * shares[:, None]).sum(2) * self.gain + self.shift
 
 
 def lower_face(images: Tensor) -> Tensor:
@@ -110,46 +134,24 @@ def grow(maps: Tensor, pixels: float) -> Tensor:
     return F.max_pool2d(wide, (2 * radius + 1, 1), 1, (radius, 0))
 
 
-def cover(hair: Tensor, skin: Tensor, least: float = 0.15) -> Tensor:
-    """Where to paint for hair float [N, 2, S, S]: float [N, 1, S, S], wider than the hair, with a soft border.
+def laid_on(hair: Tensor, skin: Tensor) -> Tensor:
+    """Where hair that is put on, float [N, 2, S, S], may change the photo: float [N, 1, S, S], with a soft border.
 
-    Only on `skin` float [N, 1, S, S]: lips, teeth, clothes and what is behind stay as they are. Hair less likely than
-    `least` is none.
+    Only on `skin` float [N, 1, S, S]: lips, teeth, clothes and what is behind stay as they are.
     """
+    return _around(hair, skin, GROW, EDGE)
+
+
+def taken_off(hair: Tensor, skin: Tensor) -> Tensor:
+    """Where to paint skin for hair to go, as `laid_on`: wider, as no beard keeps to its zones, and over lips' edges."""
+    return _around(hair, skin, GROW_OFF, EDGE_OFF)
+
+
+def _around(hair: Tensor, skin: Tensor, wider: float, edge: float) -> Tensor:
     unit = hair.shape[-1] / 256
-    sure = (4 * (hair.amax(1, keepdim=True) - least)).clamp(0, 1)
-    wide = gaussian_blur(grow(sure, GROW * unit), SOFT * unit) * grow((3 * skin - 1).clamp(0, 1), EDGE * unit)
+    sure = (4 * (hair.sum(1, keepdim=True) - LIKELY)).clamp(0, 1)
+    wide = gaussian_blur(grow(sure, wider * unit), SOFT * unit) * grow((3 * skin - 1).clamp(0, 1), edge * unit)
     return in_place(lower_face(wide), hair.shape[-1])
-
-
-@dataclass(frozen=True)
-class Found:
-    """What the localiser sees in faces, float in [0, 1]: where hair may grow, what does, and the skin of face and neck.
-
-    `zones` [N, 3, S, S], `hair` [N, 2, S, S], `skin` [N, 1, S, S].
-    """
-
-    zones: Tensor
-    hair: Tensor
-    skin: Tensor
-
-
-def find_hair(localiser: nn.Module, images: Tensor) -> Found:
-    return Found(*localiser(images).float().sigmoid().split((3, len(KINDS), 1), 1))
-
-
-def hair_of(zones: Tensor, styles: Tensor) -> Tensor:
-    """Hair of styles (places in FACIAL_HAIR) int64 [N] on faces with zones float [N, 3, S, S]: float [N, 2, S, S]."""
-    return torch.einsum("nkz,nzhw->nkhw", style_rows().to(zones)[styles], zones)
-
-
-def style_rows() -> Tensor:
-    """Which kind of hair each style has in which zone: float [5, 2, 3] of 0 and 1."""
-    rows = torch.zeros(len(FACIAL_HAIR), len(KINDS), len(FACIAL_HAIR_ZONES))
-    for number, style in enumerate(FACIAL_HAIR):
-        for zone in STYLE_ZONES[style]:
-            rows[number, KINDS.index("stubble" if style == "stubble" else "dense"), FACIAL_HAIR_ZONES.index(zone)] = 1
-    return rows
 
 
 def repaint(networks: Mapping[str, nn.Module], images: Tensor, found: Found, wanted: Tensor, grain: Tensor) -> Tensor:
@@ -158,10 +160,10 @@ def repaint(networks: Mapping[str, nn.Module], images: Tensor, found: Found, wan
     Skin is painted where hair grew alone: elsewhere the photo has it. It gets a gradient only where no hair is wanted,
     or it would paint hair.
     """
-    bare = networks["skin_painter"](images.float(), cover(found.hair, found.skin, LIKELY))
+    bare = networks["skin_painter"](images.float(), taken_off(found.hair, found.skin))
     skin = torch.where(wanted.amax((1, 2, 3), keepdim=True) > 0, bare.detach(), bare)
     with_hair = networks["hair_painter"](skin, wanted, grain)
-    return skin + (with_hair - skin) * cover(wanted, found.skin)
+    return skin + (with_hair - skin) * laid_on(wanted, found.skin)
 
 
 class FacialHairChanger(nn.Module):
@@ -173,15 +175,15 @@ class FacialHairChanger(nn.Module):
         """`noise`: float [1, 2, S, S] of unit variance, of which hairs are made."""
         super().__init__()
         self.grain: Tensor
-        self.rows: Tensor
-        self.networks = nn.ModuleDict({name: networks[name] for name in ("localiser", "skin_painter", "hair_painter")})
+        self.style: Tensor
+        self.networks = nn.ModuleDict({name: networks[name] for name in NETWORKS})
         self.register_buffer("grain", hair_grain(noise))
-        self.register_buffer("rows", style_rows()[FACIAL_HAIR.index(style)])
+        self.register_buffer("style", torch.eye(len(FACIAL_HAIR))[FACIAL_HAIR.index(style)])
 
     def forward(self, images: Tensor) -> Tensor:
         networks = dict(self.networks.items())
-        found = find_hair(networks["localiser"], images)
-        wanted = torch.einsum("kz,nzhw->nkhw", self.rows, found.zones)
+        found = find_hair(networks, images)
+        wanted = hair_of(found.zones, self.style.expand(images.shape[0], -1))
         return repaint(networks, images, found, wanted, self.grain.expand(images.shape[0], -1, -1, -1))
 
 

@@ -21,19 +21,19 @@ from rayface.errors import RayfaceError
 from rayface.imaging.codec import to_float, to_uint8
 from rayface.imaging.filters import resize_images
 from rayface.imaging.views import view
-from rayface.networks.efficientnet_lite import feature_distance
+from rayface.networks.attribute_classifier import AttributeClassifierConfig
+from rayface.networks.efficientnet_lite import EfficientNetLiteConfig, feature_distance
 from rayface.networks.enhancer import EnhancerConfig
+from rayface.networks.hair_localiser import PLACES, StyleReader, find_hair, hair_of
 from rayface.networks.hair_painter import (
-    FOUND,
+    NETWORKS,
     FacialHairChanger,
     HairPainter,
     SkinPainter,
-    cover,
-    find_hair,
     hair_grain,
-    hair_of,
     lower_face,
     repaint,
+    taken_off,
 )
 from rayface.networks.parser import Parser, ParserConfig
 from rayface.networks.precision import as_served
@@ -76,16 +76,12 @@ class FacialHairLosses:
 class FacialHairConfig(SystemConfig):
     global_batch: int = 10
     steps: int = 3_000
-    ratio: tuple[float, ...] = (
-        4.0,
-        2.0,
-        1.0,
-        1.0,
-        2.0,
-    )  # of FACIAL_HAIR, in every batch; (): as they come
+    ratio: tuple[float, ...] = (4, 2, 1, 1, 2)  # of FACIAL_HAIR, in every batch; (): as they come
     area_bound: float = 8.0  # most that the loss of facial hair is weighed by for its small area; 1: never
-    painter: EnhancerConfig = field(default_factory=lambda: EnhancerConfig((24, 48, 80, 112, 128), 1, 128))
-    localiser: ParserConfig = field(default_factory=lambda: ParserConfig((12, 24, 32, 48, 64), 1, len(FOUND)))
+    skin_painter: EnhancerConfig = field(default_factory=lambda: EnhancerConfig((24, 40, 64, 80, 96), 1, 96))
+    hair_painter: EnhancerConfig = field(default_factory=lambda: EnhancerConfig((16, 32, 48, 64, 64), 1, 64))
+    reader: AttributeClassifierConfig = field(default_factory=AttributeClassifierConfig)  # the classifier's own
+    localiser: ParserConfig = field(default_factory=lambda: ParserConfig((12, 24, 32, 48, 64), 1, len(PLACES)))
     discriminator: ProjectedDiscriminatorConfig = field(default_factory=ProjectedDiscriminatorConfig)
     losses: FacialHairLosses = field(default_factory=FacialHairLosses)
     paint_from: int = 200  # steps of the localiser alone
@@ -105,7 +101,7 @@ class FacialHair(System):
     config_class = FacialHairConfig
     requires = ("parsing", "attributes", "recognition")
     columns = ("image", "attributes")
-    released = ("localiser", "skin_painter", "hair_painter")
+    released = NETWORKS
     step_name = "facial_hair"
     ablations = {  # noqa: RUF012
         "natural-sampling": ("ratio=[]",),
@@ -124,7 +120,9 @@ class FacialHair(System):
             return FacialHairConfig(
                 size=64, global_batch=8, steps=20, ratio=(4, 1, 0, 1, 2), paint_from=2, transform_from=4,
                 checkpoint_every=10, sample_every=20, log_every=1,
-                painter=EnhancerConfig((8, 16), 1, 16), localiser=ParserConfig((8, 8), 1, len(FOUND)),
+                skin_painter=EnhancerConfig((8, 16), 1, 16), hair_painter=EnhancerConfig((8, 16), 1, 16),
+                reader=AttributeClassifierConfig(EfficientNetLiteConfig(stages=3), stages=(2,), grid=4),
+                localiser=ParserConfig((8, 8), 1, len(PLACES)),
                 discriminator=ProjectedDiscriminatorConfig(width=8),
                 feature_network="pretrained:efficientnet_lite0:3", asked_at=64,
                 parser="", classifier="", recognition="",
@@ -133,19 +131,21 @@ class FacialHair(System):
             return FacialHairConfig()
         return FacialHairConfig(
             size=512, global_batch=40, steps=150_000, paint_from=5_000, transform_from=30_000, loader_processes=8,
-            checkpoint_every=1000, painter=EnhancerConfig((64, 128, 256, 384, 512, 512), 2, 512),
-            localiser=ParserConfig((24, 48, 64, 96, 128), 1, len(FOUND)),
+            checkpoint_every=1000, skin_painter=EnhancerConfig((64, 128, 256, 384, 512, 512), 2, 512),
+            hair_painter=EnhancerConfig((32, 64, 128, 256, 256, 256), 2, 256),
+            localiser=ParserConfig((24, 48, 64, 96, 128), 1, len(PLACES)),
             discriminator=ProjectedDiscriminatorConfig(256),
         )  # fmt: skip
 
     def check(self, config: FacialHairConfig) -> None:
         super().check(config)
         check_size(config.size, config.localiser.widths)
-        step = 8 * 2 ** len(config.painter.widths)  # of a crop 5/8 by 6/8 are painted
+        widths = max(len(config.skin_painter.widths), len(config.hair_painter.widths))
+        step = 8 * 2**widths  # of a crop 5/8 by 6/8 are painted
         if config.size % step:
             raise RayfaceError(
-                f"size={config.size} must be divisible by {step}, as the painter has {len(config.painter.widths)} "
-                f"widths; try {-(-config.size // step) * step}"
+                f"size={config.size} must be divisible by {step}, as a painter has {widths} widths; "
+                f"try {-(-config.size // step) * step}"
             )
         if config.ratio:
             if len(config.ratio) != len(FACIAL_HAIR) or min(config.ratio) < 0 or not sum(config.ratio):
@@ -166,13 +166,21 @@ class FacialHair(System):
     def build(self, config: FacialHairConfig) -> dict[str, nn.Module]:
         return {
             "localiser": Parser(config.localiser),
-            "skin_painter": SkinPainter(config.painter),
-            "hair_painter": HairPainter(config.painter),
+            "reader": StyleReader(config.reader, config.asked_at),
+            "skin_painter": SkinPainter(config.skin_painter),
+            "hair_painter": HairPainter(config.hair_painter),
         }
 
     def build_for_training(
         self, networks: Networks, config: FacialHairConfig, frozen: Networks
     ) -> dict[str, nn.Module]:
+        if "classifier" in frozen:
+            if frozen["classifier"].config != config.reader:
+                raise RayfaceError(
+                    f"the classifier {config.classifier} is built as {frozen['classifier'].config}, the reader as "
+                    f"{config.reader}: give the reader the classifier's settings"
+                )
+            networks["reader"].take(frozen["classifier"])  # type: ignore[operator]
         return {"discriminator": ProjectedDiscriminator(config.discriminator, frozen["feature_network"].channels)}  # type: ignore[arg-type]
 
     def optimizers(self, config: FacialHairConfig) -> dict[str, OptimizerSpec]:
@@ -235,10 +243,10 @@ class FacialHair(System):
         return marked(batch["image"], batch["style"], state.frozen.get("parser"), state.config.asked_at)
 
     def _localiser_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
-        """Where hair may grow, by the parser and drawn beards; where it does, by the labels too."""
+        """Where hair may grow, by the parser and drawn beards."""
         wanted = self._marked(batch, state)
         logits = networks["localiser"](batch["image"]).float()
-        loss = F.binary_cross_entropy_with_logits(logits, torch.cat([wanted.zones, wanted.hair, wanted.skin], 1))
+        loss = F.binary_cross_entropy_with_logits(logits, torch.cat([wanted.zones, wanted.skin], 1))
         return state.config.losses.localiser * loss, {}
 
     def _painter_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
@@ -253,14 +261,13 @@ class FacialHair(System):
         """What was hidden of a photo is painted as it is (B3, B4)."""
         images = batch["image"]
         with torch.no_grad():
-            there, found = self._marked(batch, state), find_hair(networks["localiser"], images)
-            own = there.hair * (1.5 * found.hair.sum(1, keepdim=True)).clamp(0, 1)
-            wider = hair_of(found.zones, batch["hidden_style"])
-            hidden = torch.maximum(cover(there.hair, found.skin), cover(wider, found.skin))
-            weights = hidden * area_weights(own, there.face, state.config.area_bound)
+            there = self._marked(batch, state)
+            wider = hair_of(there.zones, batch["hidden_style"])
+            hidden = taken_off(torch.maximum(there.hair, wider), there.skin)
+            weights = hidden * area_weights(there.hair, there.face, state.config.area_bound)
             size = there.face.sum((1, 2, 3)).clamp_min(1)
             wanted_features = state.frozen["feature_network"](lower_face(images))
-        painted = _filled(networks, images, hidden, own, batch["grain"])
+        painted = _filled(networks, images, hidden, there.hair, batch["grain"])
         difference = ((painted - images).abs().mean(1, keepdim=True) * weights).sum((1, 2, 3)) / size
         detail = detail_loss(painted * weights.sqrt(), images * weights.sqrt())
         perceptual = feature_distance(state.frozen["feature_network"](lower_face(painted)), wanted_features)
@@ -329,7 +336,7 @@ class FacialHair(System):
         from rayface.evaluation.pictures import grid
 
         images, grain = batch["image"][:8], batch["grain"][:8]
-        found = find_hair(networks["localiser"], images)
+        found = find_hair(networks, images)
         rows = [images]
         for style in range(len(FACIAL_HAIR)):
             asked = torch.full((len(images),), style, device=images.device)
@@ -339,7 +346,7 @@ class FacialHair(System):
 
 def _changed(batch: Batch, networks: Networks) -> Tensor:
     with torch.no_grad():
-        found = find_hair(networks["localiser"], batch["image"])
+        found = find_hair(networks, batch["image"])
         wanted = hair_of(found.zones, batch["other_style"])
     return repaint(networks, batch["image"], found, wanted, batch["grain"])
 
@@ -372,7 +379,7 @@ def changed_crops(networks: Networks, crops: Tensor, styles: Tensor, device: tor
     """Crops uint8 [N, 3, S, S] with facial hair of styles (places in FACIAL_HAIR) int64 [N]: uint8 on the CPU."""
     images, grain = _prepared(crops, device)
     with as_served(device):
-        found = find_hair(networks["localiser"], images)
+        found = find_hair(networks, images)
         return to_uint8(repaint(networks, images, found, hair_of(found.zones, styles.to(device)), grain)).cpu()
 
 
@@ -381,9 +388,9 @@ def filled_crops(networks: Networks, crops: Tensor, styles: Tensor, device: torc
     """As `changed_crops`, where the styles are the faces' own: their facial hair is hidden and painted anew."""
     images, grain = _prepared(crops, device)
     with as_served(device):
-        found = find_hair(networks["localiser"], images)
+        found = find_hair(networks, images)
         own = hair_of(found.zones, styles.to(device))
-        hidden = torch.maximum(cover(found.hair, found.skin), cover(own, found.skin))
+        hidden = taken_off(torch.maximum(found.hair, own), found.skin)
         return to_uint8(_filled(networks, images, hidden, own, grain)).cpu()
 
 

@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from rayface.data.facial_hair_zones import facial_hair_zones
 from rayface.imaging.filters import resize_images
-from rayface.networks.hair_painter import Found, hair_of
-from rayface.records import ATTRIBUTE_ID, ATTRIBUTES, FACIAL_HAIR, PARSING_ID, facial_hair_style
+from rayface.networks.hair_localiser import Found, hair_of
+from rayface.records import ATTRIBUTE_ID, ATTRIBUTES, FACIAL_HAIR, FACIAL_HAIR_LABELS, PARSING_ID, facial_hair_style
 from rayface.systems.constraints import FACE
 
-LABELS = ("5_o_Clock_Shadow", "Goatee", "Mustache", "No_Beard", "Sideburns")  # that tell the styles
-# What NetA should say of LABELS; None: the style leaves it open.
+# What NetA should say of FACIAL_HAIR_LABELS; None: the style leaves it open.
 TELLS: dict[str, tuple[bool | None, ...]] = {
     "none": (False, False, False, True, False),
     "stubble": (True, False, False, None, False),
@@ -48,7 +47,7 @@ def style_term(logits: Tensor, styles: Tensor) -> Tensor:
     asked = [TELLS[FACIAL_HAIR[style]] for style in styles.tolist()]
     wanted = logits.new_tensor([[float(bool(value)) for value in row] for row in asked])
     counts = logits.new_tensor([[float(value is not None) for value in row] for row in asked])
-    told = logits[:, [ATTRIBUTE_ID[name] for name in LABELS]]
+    told = logits[:, [ATTRIBUTE_ID[name] for name in FACIAL_HAIR_LABELS]]
     each = F.binary_cross_entropy_with_logits(told, wanted, reduction="none")
     return ((each * counts).sum(1) / counts.sum(1)).mean()
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rayface.data.facial_hair_zones import facial_hair_zones, zone_table
 from rayface.data.synth import RECORDS_PER_IDENTITY, draw_face, identity_of
-from rayface.networks.hair_painter import KINDS, hair_of
+from rayface.networks.hair_localiser import KINDS, hair_of
 from rayface.records import FACIAL_HAIR, FACIAL_HAIR_ZONES, PARSING_ID
 
 SEED = 5  # the table is made of 0

@@ -7,19 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rayface.data.dataset import FaceDataset
 from rayface.errors import RayfaceError
-from rayface.networks.hair_painter import FOUND, cover, find_hair, hair_grain, hair_of, lower_face, repaint
+from rayface.networks.hair_localiser import PLACES, find_hair, hair_of
+from rayface.networks.hair_painter import hair_grain, laid_on, lower_face, repaint, taken_off
 from rayface.pretrained import load_pretrained
-from rayface.records import ATTRIBUTE_ID, FACIAL_HAIR
+from rayface.records import ATTRIBUTE_ID, FACIAL_HAIR, FACIAL_HAIR_LABELS
 from rayface.store import ModelStore
 from rayface.systems.base import get_system, resolve_config
 from rayface.systems.facial_hair import FacialHair, _filled
-from rayface.systems.facial_hair_losses import LABELS, TELLS, area_weights, style_term, styles_of
+from rayface.systems.facial_hair_losses import TELLS, area_weights, style_term, styles_of
 from rayface.training.loop import StepBatches, Training
 from rayface.training.workers import solo
 
@@ -38,23 +40,30 @@ def batch_of(training: Training, folder: str, step: int = 0) -> dict[str, Tensor
     return training.to_device(StepBatches(training.system, training.config, dataset, solo())[step])
 
 
-class Beards(nn.Module):
-    """A localiser that finds skin where green is strong, zones there, and dense hair where red is."""
+class Places(nn.Module):
+    """A localiser that finds skin where green is strong, and zones there."""
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = torch.full((len(images), len(FOUND), *images.shape[-2:]), -20.0)
+        logits = torch.full((len(images), len(PLACES), *images.shape[-2:]), -20.0)
         skin = images[:, 1] > 0
-        logits[:, FOUND.index("skin")][skin] = 20
+        logits[:, PLACES.index("skin")][skin] = 20
         for zone, (left, right) in {"moustache": (16, 28), "chin": (28, 36), "jaw": (36, 48)}.items():
-            logits[:, FOUND.index(zone), 36:, left:right][skin[:, 36:, left:right]] = 20
-        logits[:, FOUND.index("dense")][(images[:, 0] > 0) & skin] = 20
+            logits[:, PLACES.index(zone), 36:, left:right][skin[:, 36:, left:right]] = 20
         return logits
+
+
+class Red(nn.Module):
+    """A reader that sees a full beard on faces with red in them, nothing on others."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        bearded = (images[:, 0] > 0).flatten(1).any(1)
+        return F.one_hot(torch.where(bearded, FACIAL_HAIR.index("full"), 0), len(FACIAL_HAIR)).float()
 
 
 def painted() -> tuple[dict[str, nn.Module], Tensor, Tensor]:
     """Networks that paint something, one face of skin in the middle, and grain."""
     networks: dict[str, Any] = dict(start().networks)
-    networks["localiser"] = Beards()
+    networks |= {"localiser": Places(), "reader": Red()}
     for name in ("skin_painter", "hair_painter"):
         nn.init.normal_(networks[name].generator.to_rgb.weight, std=0.3)
     torch.manual_seed(0)
@@ -65,7 +74,7 @@ def painted() -> tuple[dict[str, nn.Module], Tensor, Tensor]:
 
 def changed(networks: dict[str, nn.Module], face: Tensor, style: str, grain: Tensor) -> Tensor:
     with torch.no_grad():
-        found = find_hair(networks["localiser"], face)
+        found = find_hair(networks, face)
         return repaint(networks, face, found, hair_of(found.zones, torch.tensor([FACIAL_HAIR.index(style)])), grain)
 
 
@@ -88,8 +97,8 @@ def test_only_the_skin_of_the_lower_face_is_painted(style: str) -> None:
 
 def test_skin_keeps_its_own_detail_where_no_hair_is() -> None:
     networks, face, grain = painted()
-    found = find_hair(networks["localiser"], face)
-    beside = (cover(hair_of(found.zones, torch.tensor([2])), found.skin) == 0).expand_as(face)
+    found = find_hair(networks, face)
+    beside = (laid_on(hair_of(found.zones, torch.tensor([2])), found.skin) == 0).expand_as(face)
     assert torch.equal(changed(networks, face, "moustache", grain)[beside], face[beside])
 
 
@@ -98,7 +107,8 @@ def test_all_hairs_of_a_face_have_one_colour_and_lie_upon_the_skin() -> None:
     grey, wanted = torch.rand(1, 1, 64, 64).expand(-1, 3, -1, -1) * 0.5, torch.zeros(1, 2, 64, 64)
     wanted[:, 0, 40:60, 20:44] = 1
     with torch.no_grad():
-        networks["hair_painter"].colour.bias.copy_(torch.tensor([0.5, -0.1, -0.8]))  # type: ignore[operator, union-attr]
+        networks["hair_painter"].colour.gain.zero_()  # type: ignore[operator, union-attr]
+        networks["hair_painter"].colour.shift.copy_(torch.tensor([0.5, -0.1, -0.8]))  # type: ignore[operator, union-attr]
         change = (networks["hair_painter"](grey, wanted, grain) - grey)[0]
     red_green, red_blue = (change[0] - change[1])[40:60, 20:44], (change[0] - change[2])[40:60, 20:44]
     ratio = red_green / red_blue
@@ -197,9 +207,9 @@ def test_phases_take_turns(drawn_faces: str) -> None:
 
 
 def test_what_was_hidden_is_found_again_better_with_training(drawn_faces: str) -> None:
-    training = start("steps=40", "paint_from=0", "transform_from=40")
+    training = start("steps=80", "paint_from=0", "transform_from=80")
     batch = batch_of(training, drawn_faces)
-    losses = [float(training.run_step(batch)["painter/pixel"]) for _ in range(40)]
+    losses = [float(training.run_step(batch)["painter/pixel"]) for _ in range(80)]
     assert losses[-1] < 0.7 * losses[0]
 
 
@@ -218,7 +228,7 @@ def test_the_style_term_is_least_where_the_labels_say_the_style(style: str) -> N
 
     def term(told: str) -> float:
         logits = torch.zeros(1, 40)
-        for label, value in zip(LABELS, TELLS[told], strict=True):
+        for label, value in zip(FACIAL_HAIR_LABELS, TELLS[told], strict=True):
             logits[0, ATTRIBUTE_ID[label]] = 0 if value is None else (6.0 if value else -6.0)
         return float(style_term(logits, number))
 
@@ -265,7 +275,10 @@ def test_what_is_painted_reaches_beyond_the_hair_and_stays_on_the_skin() -> None
     hair, skin = torch.zeros(1, 2, 64, 64), torch.zeros(1, 1, 64, 64)
     hair[:, 0, 44:50, 28:36] = 1
     skin[:, :, 30:60, 20:44] = 1
-    where = cover(hair, skin)
+    where = laid_on(hair, skin)
+    wider = taken_off(hair, skin)
+    assert bool((wider >= where - 1e-6).all())
+    assert not wider[0, 0, :, :17].any()
     assert float(where[0, 0, 46, 32]) == pytest.approx(1, abs=1e-3)
     assert float(where[0, 0, 42, 32]) > 0.5
     assert not where[0, 0, :, :18].any()
