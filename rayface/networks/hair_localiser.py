@@ -26,19 +26,25 @@ from rayface.records import (
 
 KINDS = ("dense", "stubble")
 DOUBTFUL, CERTAIN = 0.2, 0.5  # probabilities of facial hair
-PLACES = (*FACIAL_HAIR_ZONES, "skin")  # channels of the localiser
+PARTS = ("skin", "neck", "mouth")  # of the face: its skin, the neck's, lips and what is between them
+PLACES = (*FACIAL_HAIR_ZONES, *PARTS)  # channels of the localiser
 
 
 @dataclass(frozen=True)
 class Found:
-    """What is seen in faces, float in [0, 1]: where hair may grow, what does, and the skin of face and neck.
+    """What is seen in faces, float in [0, 1]: where hair may grow, what does, and where PARTS are.
 
-    `zones` [N, 3, S, S], `hair` [N, 2, S, S], `skin` [N, 1, S, S].
+    `zones` [N, 3, S, S], `hair` [N, 2, S, S], `parts` [N, 3, S, S].
     """
 
     zones: Tensor
     hair: Tensor
-    skin: Tensor
+    parts: Tensor
+
+    @property
+    def skin(self) -> Tensor:
+        """Of face and neck, float [N, 1, S, S]."""
+        return self.parts[:, :2].amax(1, keepdim=True)
 
 
 class StyleReader(nn.Module):
@@ -77,13 +83,18 @@ def find_hair(networks: Mapping[str, nn.Module], images: Tensor) -> Found:
     Who is thought to wear none (DOUBTFUL) has none, and who may well wear some (CERTAIN) has it: half of a beard is no
     beard.
     """
-    places = networks["localiser"](images).float().sigmoid()
-    zones, skin = places.split((len(FACIAL_HAIR_ZONES), 1), 1)
+    zones, parts = places_of(networks["localiser"](images))
     with torch.no_grad():
         styles = networks["reader"](images).float()
         some = 1 - styles[:, :1]
         certain = ((some - DOUBTFUL) / (CERTAIN - DOUBTFUL)).clamp(0, 1)
-        return Found(zones, hair_of(zones, styles / some.clamp_min(1e-6) * certain), skin)
+        return Found(zones, hair_of(zones, styles / some.clamp_min(1e-6) * certain), parts)
+
+
+def places_of(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Zones and parts, float in [0, 1], of what the localiser says of PLACES."""
+    zones, parts = logits.float().sigmoid().split((len(FACIAL_HAIR_ZONES), len(PARTS)), 1)
+    return zones, parts
 
 
 def hair_of(zones: Tensor, styles: Tensor) -> Tensor:

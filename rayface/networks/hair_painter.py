@@ -1,9 +1,9 @@
 """Facial hair put on and taken off: the lower face is hidden where hair is or is to be, and painted anew.
 
-A network that is shown the photo would copy it. So one sees what is around and paints skin, as any photo teaches it by
-what was hidden in it; another one lays hair upon that: how much covers each pixel, how bright it is, and one colour for
-all of a face's, found in the person's own hair and brows. Where no hair grew only that layer is taken, so that skin
-keeps its pores and lines.
+A network that is shown the photo would copy it. So one sees what is around, and what is hidden only blurred, and paints
+skin: any photo teaches it, by what was hidden in it under drawn shadows of hair. Another one lays hair upon that: how
+much covers each pixel, how bright it is, and one colour for all of a face's, found in the person's own hair and brows.
+Where no hair grew only that layer is taken, so that skin keeps its pores and lines.
 """
 
 from collections.abc import Mapping
@@ -15,36 +15,40 @@ from torch import Tensor, nn
 from rayface.imaging.filters import gaussian_blur
 from rayface.networks.enhancer import Encoder, EnhancerConfig, Generator
 from rayface.networks.enhancer import Mapping as StyleMapping
-from rayface.networks.hair_localiser import KINDS, Found, find_hair, hair_of
+from rayface.networks.hair_localiser import KINDS, PARTS, Found, find_hair, hair_of
 from rayface.records import FACIAL_HAIR
 
-GROW, GROW_OFF = 10.0, 18.0  # 256ths of the side that hair put on, and what is painted to take it off, reach further
-EDGE, EDGE_OFF = 1.5, 4.0  # the same, over the skin's edge
+GROW, GROW_OFF = 10.0, 14.0  # 256ths of the side that hair put on, and what is painted to take it off, reach further
+EDGE, EDGE_OFF = 1.5, 2.5  # the same, over the skin's edge
 SOFT = 3.0  # the same, of the border between photo and painting
 LIKELY = 0.15  # where hair is less likely nothing is painted
 NETWORKS = ("localiser", "reader", "skin_painter", "hair_painter")
+HINT = 5.0  # 256ths of the side: sigma of the blur in which what is hidden may be seen
 COARSE = 32  # side of the pictures by which what is hidden is filled first
 COLOUR_SIDE = 32  # of the picture in which the hair's colour is looked for
+DARKER = 3.0  # how much more a pixel counts there that is darker by 1 of -1 to 1, as a logarithm
 SHADE = 0.3  # most that hairs are brighter or darker than their colour, of -1 to 1
 
 
 class SkinPainter(nn.Module):
-    """Photo [N, 3, S, S] in [-1, 1] and what is hidden of it, [N, 1, S, S] in [0, 1] -> photo with skin there.
+    """Photo [N, 3, S, S] in [-1, 1], what is hidden of it, [N, 1, S, S], and PARTS, [N, 3, S, S] -> with skin there.
 
-    What is not hidden comes back as it was; what is, is never looked at. S must be divisible by 8 * 2 ** len(widths).
+    What is not hidden comes back as it was; of what is, only the parts are known (where a chin ends and lips are) and a
+    blur too wide for hairs. S must be divisible by 8 * 2 ** len(widths).
     """
 
     outputs = ("painted",)
 
     def __init__(self, config: EnhancerConfig) -> None:
         super().__init__()
-        self.encoder = Encoder(config.widths, config.blocks, 4)
+        self.encoder = Encoder(config.widths, config.blocks, 7 + len(PARTS))
         self.mapping = StyleMapping(config.widths[-1], config.style_dim)
         self.generator = Generator(config)
 
-    def forward(self, images: Tensor, hidden: Tensor) -> Tensor:
+    def forward(self, images: Tensor, hidden: Tensor, parts: Tensor) -> Tensor:
         filled = images * (1 - hidden) + surroundings(images, hidden) * hidden
-        spatial = self.encoder(lower_face(torch.cat([filled, hidden], 1)))
+        hint = gaussian_blur(images, HINT * images.shape[-1] / 256) * hidden
+        spatial = self.encoder(lower_face(torch.cat([filled, hidden, hint, parts], 1)))
         painted, _ = self.generator(spatial, self.mapping(spatial[-1]))
         return filled.float() + hidden * in_place(painted.float(), images.shape[-1])
 
@@ -70,7 +74,7 @@ class HairPainter(nn.Module):
         style = self.mapping(spatial[-1])
         layer, _ = self.generator(spatial, style)
         covered, shade, _ = in_place(layer.float(), bare.shape[-1]).split(1, 1)
-        opaque = (covered - 2).sigmoid() * (2 * wanted.sum(1, keepdim=True)).clamp(0, 1)
+        opaque = (covered - 1).sigmoid() * (2 * wanted.sum(1, keepdim=True)).clamp(0, 1)
         hair = self.colour(bare)[:, :, None, None] + SHADE * shade.tanh()
         return bare.float() + opaque * (hair - bare)
 
@@ -78,8 +82,8 @@ class HairPainter(nn.Module):
 class HairColour(nn.Module):
     """Bare faces [N, 3, S, S] in [-1, 1] -> the colour of their facial hair, float [N, 3]: what they show elsewhere.
 
-    A weighted mean of the photo's own pixels: where to look (brows, hair) is learned, colours are not, of which a few
-    hundred beards show too few.
+    A weighted mean of the photo's own pixels, dark ones first: where to look (brows, hair) is learned, colours are not,
+    of which a few hundred beards show too few.
     """
 
     def __init__(self, width: int = 16) -> None:
@@ -88,15 +92,15 @@ class HairColour(nn.Module):
         for channels, dilation in ((5, 1), (width, 2), (width, 4)):
             layers += [nn.Conv2d(channels, width, 3, padding=dilation, dilation=dilation), nn.SiLU()]
         self.look = nn.Sequential(*layers, nn.Conv2d(width, 1, 1))
-        self.gain = nn.Parameter(torch.ones(3))
-        self.shift = nn.Parameter(torch.zeros(3))
+        self.gain = nn.Parameter(torch.ones(1))  # of all three channels: with one each, beards turned green
+        self.shift = nn.Parameter(torch.full((1,), -0.2))
 
     def forward(self, bare: Tensor) -> Tensor:
         small = F.adaptive_avg_pool2d(bare.float(), COLOUR_SIDE)
         line = torch.linspace(-1, 1, COLOUR_SIDE, device=small.device)
         places = torch.stack([line.expand(COLOUR_SIDE, -1), line[:, None].expand(-1, COLOUR_SIDE)])
         logits = self.look(torch.cat([small, places.expand(small.shape[0], -1, -1, -1)], 1)).float()
-        shares = logits.flatten(1).softmax(1)
+        shares = (logits - DARKER * small.mean(1, keepdim=True)).flatten(1).softmax(1)
         return (small.flatten(2) * shares[:, None]).sum(2) * self.gain + self.shift
 
 
@@ -160,7 +164,7 @@ def repaint(networks: Mapping[str, nn.Module], images: Tensor, found: Found, wan
     Skin is painted where hair grew alone: elsewhere the photo has it. It gets a gradient only where no hair is wanted,
     or it would paint hair.
     """
-    bare = networks["skin_painter"](images.float(), taken_off(found.hair, found.skin))
+    bare = networks["skin_painter"](images.float(), taken_off(found.hair, found.skin), found.parts)
     skin = torch.where(wanted.amax((1, 2, 3), keepdim=True) > 0, bare.detach(), bare)
     with_hair = networks["hair_painter"](skin, wanted, grain)
     return skin + (with_hair - skin) * laid_on(wanted, found.skin)

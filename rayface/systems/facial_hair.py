@@ -24,7 +24,7 @@ from rayface.imaging.views import view
 from rayface.networks.attribute_classifier import AttributeClassifierConfig
 from rayface.networks.efficientnet_lite import EfficientNetLiteConfig, feature_distance
 from rayface.networks.enhancer import EnhancerConfig
-from rayface.networks.hair_localiser import PLACES, StyleReader, find_hair, hair_of
+from rayface.networks.hair_localiser import PLACES, StyleReader, find_hair, hair_of, places_of
 from rayface.networks.hair_painter import (
     NETWORKS,
     FacialHairChanger,
@@ -51,7 +51,15 @@ from rayface.systems.base import (
     SystemConfig,
     check_size,
 )
-from rayface.systems.facial_hair_losses import Marked, area_weights, marked, style_term, styles_of
+from rayface.systems.facial_hair_losses import (
+    Marked,
+    area_weights,
+    draw_shadow,
+    marked,
+    shadowed,
+    style_term,
+    styles_of,
+)
 from rayface.systems.losses import detail_loss, identity_loss
 
 if TYPE_CHECKING:
@@ -236,6 +244,7 @@ class FacialHair(System):
             "other_style": (styles + torch.tensor(others)) % len(FACIAL_HAIR),
             "hidden_style": torch.tensor([random.integers(len(FACIAL_HAIR)) for random in generators]),
             "grain": hair_grain(torch.from_numpy(noise)),
+            "shadow": torch.stack([draw_shadow(random) for random in generators]),
             "view": torch.stack([draw_view(random) for random in generators]),
         }
 
@@ -246,7 +255,7 @@ class FacialHair(System):
         """Where hair may grow, by the parser and drawn beards."""
         wanted = self._marked(batch, state)
         logits = networks["localiser"](batch["image"]).float()
-        loss = F.binary_cross_entropy_with_logits(logits, torch.cat([wanted.zones, wanted.skin], 1))
+        loss = F.binary_cross_entropy_with_logits(logits, torch.cat([wanted.zones, wanted.parts], 1))
         return state.config.losses.localiser * loss, {}
 
     def _painter_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
@@ -262,12 +271,14 @@ class FacialHair(System):
         images = batch["image"]
         with torch.no_grad():
             there = self._marked(batch, state)
-            wider = hair_of(there.zones, batch["hidden_style"])
+            zones, parts = places_of(networks["localiser"](images))
+            wider = hair_of(zones, batch["hidden_style"])
             hidden = taken_off(torch.maximum(there.hair, wider), there.skin)
             weights = hidden * area_weights(there.hair, there.face, state.config.area_bound)
             size = there.face.sum((1, 2, 3)).clamp_min(1)
             wanted_features = state.frozen["feature_network"](lower_face(images))
-        painted = _filled(networks, images, hidden, there.hair, batch["grain"])
+            shown = images + hidden * (shadowed(images, wider, batch["grain"], batch["shadow"]) - images)
+        painted = _filled(networks, shown, hidden, parts, there.hair, batch["grain"])
         difference = ((painted - images).abs().mean(1, keepdim=True) * weights).sum((1, 2, 3)) / size
         detail = detail_loss(painted * weights.sqrt(), images * weights.sqrt())
         perceptual = feature_distance(state.frozen["feature_network"](lower_face(painted)), wanted_features)
@@ -351,9 +362,9 @@ def _changed(batch: Batch, networks: Networks) -> Tensor:
     return repaint(networks, batch["image"], found, wanted, batch["grain"])
 
 
-def _filled(networks: Networks, images: Tensor, hidden: Tensor, own: Tensor, grain: Tensor) -> Tensor:
+def _filled(networks: Networks, images: Tensor, hidden: Tensor, parts: Tensor, own: Tensor, grain: Tensor) -> Tensor:
     """What is hidden painted anew. Skin under hair learns nothing here: nobody has seen it, and it would turn dark."""
-    skin = networks["skin_painter"](images, hidden)
+    skin = networks["skin_painter"](images, hidden, parts)
     hairy = own.sum(1, keepdim=True).clamp(0, 1)
     return networks["hair_painter"](skin * (1 - hairy) + skin.detach() * hairy, own, grain)
 
@@ -391,7 +402,7 @@ def filled_crops(networks: Networks, crops: Tensor, styles: Tensor, device: torc
         found = find_hair(networks, images)
         own = hair_of(found.zones, styles.to(device))
         hidden = taken_off(torch.maximum(found.hair, own), found.skin)
-        return to_uint8(_filled(networks, images, hidden, own, grain)).cpu()
+        return to_uint8(_filled(networks, images, hidden, found.parts, own, grain)).cpu()
 
 
 class FacialHairStep:

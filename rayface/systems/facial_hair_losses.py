@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rayface.data.facial_hair_zones import facial_hair_zones
-from rayface.imaging.filters import resize_images
+from rayface.data.facial_hair_zones import MOUTH, facial_hair_zones
+from rayface.imaging.filters import gaussian_blur, resize_images
 from rayface.networks.hair_localiser import Found, hair_of
 from rayface.records import ATTRIBUTE_ID, ATTRIBUTES, FACIAL_HAIR, FACIAL_HAIR_LABELS, PARSING_ID, facial_hair_style
 from rayface.systems.constraints import FACE
@@ -21,7 +21,6 @@ TELLS: dict[str, tuple[bool | None, ...]] = {
     "goatee": (None, True, None, False, False),
     "full": (None, True, None, False, True),
 }
-SKIN = ("skin", "neck")
 
 
 def styles_of(attributes: np.ndarray) -> np.ndarray:
@@ -52,6 +51,25 @@ def style_term(logits: Tensor, styles: Tensor) -> Tensor:
     return ((each * counts).sum(1) / counts.sum(1)).mean()
 
 
+def draw_shadow(random: np.random.Generator) -> Tensor:
+    """What `shadowed` does to one face, float [5]: colour (half of them greys), how much it covers, how unevenly."""
+    grey = random.uniform(-1.0, 0.0)
+    colour = grey + (random.random() < 0.5) * random.uniform(-0.2, 0.2, 3)
+    return torch.tensor([*np.broadcast_to(colour, 3), random.uniform(0.0, 0.95), random.random()], dtype=torch.float32)
+
+
+def shadowed(images: Tensor, hair: Tensor, grain: Tensor, shadows: Tensor) -> Tensor:
+    """Faces float [N, 3, S, S] in [-1, 1] with something like hair, as dark blurred: what it hides is to be found.
+
+    `hair` float [N, 2, S, S], `grain` as of `HairPainter`, `shadows` float [N, 5] of `draw_shadow`.
+    """
+    colour, cover, uneven = shadows[:, :3, None, None], shadows[:, 3:4, None, None], shadows[:, 4:, None, None]
+    patches = gaussian_blur(grain[:, :1], images.shape[-1] / 32)
+    patches = patches / patches.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-6)
+    covered = hair.sum(1, keepdim=True) * (cover * (1 + 0.4 * uneven * patches)).clamp(0, 1)
+    return images + covered * (colour - images)
+
+
 @dataclass(frozen=True)
 class Marked(Found):
     """What the localiser should find in faces, and the whole of each, `face` float [N, 1, S, S]."""
@@ -70,8 +88,8 @@ def marked(images: Tensor, styles: Tensor, parser: nn.Module | None, asked_at: i
     else:
         masks = resize_images(parser(resize_images(images, asked_at)).float(), images.shape[-1]).argmax(1)
     zones = facial_hair_zones(masks)
-    face, skin = (
+    face, skin, neck, mouth = (
         torch.isin(masks, torch.tensor([PARSING_ID[name] for name in names], device=masks.device))[:, None].float()
-        for names in (FACE, SKIN)
+        for names in (FACE, ("skin",), ("neck",), MOUTH)
     )
-    return Marked(zones, hair_of(zones, styles), skin, face)
+    return Marked(zones, hair_of(zones, styles), torch.cat([skin, neck, mouth], 1), face)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from rayface.networks.attribute_classifier import AttributeClassifier, AttributeClassifierConfig
 from rayface.networks.efficientnet_lite import EfficientNetLiteConfig
@@ -72,6 +73,7 @@ def test_likely_styles_have_as_much_hair() -> None:
 def test_hair_has_a_colour_that_the_photo_shows() -> None:
     torch.manual_seed(0)
     colour = HairColour()
+    nn.init.zeros_(colour.shift)
     face = torch.rand(3, 3, 64, 64) * 2 - 1
     with torch.no_grad():
         found = colour(face)

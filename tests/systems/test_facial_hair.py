@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from rayface.data.dataset import FaceDataset
 from rayface.errors import RayfaceError
 from rayface.networks.hair_localiser import PLACES, find_hair, hair_of
-from rayface.networks.hair_painter import hair_grain, laid_on, lower_face, repaint, taken_off
+from rayface.networks.hair_painter import HairColour, hair_grain, laid_on, lower_face, repaint, taken_off
 from rayface.pretrained import load_pretrained
 from rayface.records import ATTRIBUTE_ID, FACIAL_HAIR, FACIAL_HAIR_LABELS
 from rayface.store import ModelStore
 from rayface.systems.base import get_system, resolve_config
 from rayface.systems.facial_hair import FacialHair, _filled
-from rayface.systems.facial_hair_losses import TELLS, area_weights, style_term, styles_of
+from rayface.systems.facial_hair_losses import TELLS, area_weights, draw_shadow, shadowed, style_term, styles_of
 from rayface.training.loop import StepBatches, Training
 from rayface.training.workers import solo
 
@@ -108,7 +108,7 @@ def test_all_hairs_of_a_face_have_one_colour_and_lie_upon_the_skin() -> None:
     wanted[:, 0, 40:60, 20:44] = 1
     with torch.no_grad():
         networks["hair_painter"].colour.gain.zero_()  # type: ignore[operator, union-attr]
-        networks["hair_painter"].colour.shift.copy_(torch.tensor([0.5, -0.1, -0.8]))  # type: ignore[operator, union-attr]
+        networks["hair_painter"].colour.shift.data = torch.tensor([0.5, -0.1, -0.8])  # type: ignore[operator, union-attr]
         change = (networks["hair_painter"](grey, wanted, grain) - grey)[0]
     red_green, red_blue = (change[0] - change[1])[40:60, 20:44], (change[0] - change[2])[40:60, 20:44]
     ratio = red_green / red_blue
@@ -117,16 +117,20 @@ def test_all_hairs_of_a_face_have_one_colour_and_lie_upon_the_skin() -> None:
     assert not change[:, :, :20].any()
 
 
-def test_what_is_hidden_is_never_looked_at() -> None:
+def test_of_what_is_hidden_only_a_blur_is_seen() -> None:
     networks, face, _ = painted()
     hidden = torch.zeros(1, 1, 64, 64)
-    hidden[:, :, 40:50, 20:40] = 1
-    other = face.clone()
-    other[:, :, 40:50, 20:40] = torch.rand(1, 3, 10, 20)
+    hidden[:, :, 34:60, 14:50] = 1
+    parts = torch.rand(1, 3, 64, 64).round()
+    hairy, darker = face.clone(), face.clone()
+    hairy[:, :, 40:54:2, 20:44] += 0.1
+    hairy[:, :, 41:55:2, 20:44] -= 0.1
+    darker[:, :, 40:54, 20:44] -= 0.1
     with torch.no_grad():
-        seen = [networks["skin_painter"](images, hidden) for images in (face, other)]
-    assert torch.allclose(*seen, atol=1e-5)
-    assert torch.equal(seen[0][:, :, :40], face[:, :, :40])
+        seen = [networks["skin_painter"](images, hidden, parts) for images in (face, hairy, darker)]
+    of_hairs, of_shadow = ((other - seen[0]).abs().mean() for other in seen[1:])
+    assert float(of_hairs) < 0.2 * float(of_shadow)
+    assert torch.equal(seen[0][:, :, :34], face[:, :, :34])
 
 
 def test_skin_under_hair_learns_nothing_from_the_hair(drawn_faces: str) -> None:
@@ -134,7 +138,14 @@ def test_skin_under_hair_learns_nothing_from_the_hair(drawn_faces: str) -> None:
     networks = training.networks
     images = torch.rand(1, 3, 64, 64)
     everywhere = torch.ones(1, 1, 64, 64)
-    _filled(networks, images, everywhere, torch.ones(1, 2, 64, 64), torch.randn(1, 2, 64, 64)).sum().backward()
+    _filled(
+        networks,
+        images,
+        everywhere,
+        everywhere.expand(-1, 3, -1, -1),
+        torch.ones(1, 2, 64, 64),
+        torch.randn(1, 2, 64, 64),
+    ).sum().backward()
     assert not any(p.grad is not None and p.grad.any() for p in networks["skin_painter"].parameters())
     assert any(p.grad is not None and p.grad.any() for p in networks["hair_painter"].parameters())
 
@@ -283,3 +294,27 @@ def test_what_is_painted_reaches_beyond_the_hair_and_stays_on_the_skin() -> None
     assert float(where[0, 0, 42, 32]) > 0.5
     assert not where[0, 0, :, :18].any()
     assert lower_face(where).shape[-2:] == (40, 48)
+
+
+def test_shadows_lie_where_hair_may_and_nowhere_else() -> None:
+    images, hair = torch.rand(4, 3, 64, 64) * 2 - 1, torch.zeros(4, 2, 64, 64)
+    hair[:, 0, 40:50, 20:40] = 1
+    shadows = torch.stack([draw_shadow(np.random.default_rng(seed)) for seed in range(4)])
+    made = shadowed(images, hair, hair_grain(torch.randn(4, 2, 64, 64)), shadows)
+    beside = torch.ones(64, 64, dtype=torch.bool)
+    beside[40:50, 20:40] = False
+    assert torch.equal(made[:, :, beside], images[:, :, beside])
+    change = (made - images)[:, :, 40:50, 20:40].abs().mean((1, 2, 3))
+    assert bool((change > 0).all())
+    assert torch.all(made >= torch.minimum(images.amin(), shadows[:, :3].amin()) - 1e-5)
+
+
+def test_hair_colour_is_looked_for_in_what_is_dark() -> None:
+    torch.manual_seed(0)
+    colour = HairColour()
+    nn.init.zeros_(colour.shift)
+    nn.init.zeros_(colour.look[-1].weight)  # type: ignore[arg-type]
+    face = torch.full((1, 3, 64, 64), 0.5)
+    face[:, :, 4:20] = -0.8  # brows and hair
+    with torch.no_grad():
+        assert float(colour(face).mean()) < -0.5
