@@ -5,7 +5,6 @@ the attribute classifier, of whose read-out only the facial-hair labels are kept
 no new network stubble from shadow.
 """
 
-import functools
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -116,7 +115,6 @@ def style_rows() -> Tensor:
     return rows
 
 
-@functools.cache
 def label_combinations() -> tuple[Tensor, Tensor]:
     """All answers to FACIAL_HAIR_LABELS, float [32, 5] of 0 and 1, and the style that each means, one-hot [32, 5]."""
     answers = list(itertools.product((False, True), repeat=len(FACIAL_HAIR_LABELS)))

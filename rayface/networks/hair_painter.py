@@ -175,13 +175,13 @@ class FacialHairChanger(nn.Module):
 
     outputs = ("changed",)
 
-    def __init__(self, networks: Mapping[str, nn.Module], style: str, noise: Tensor) -> None:
-        """`noise`: float [1, 2, S, S] of unit variance, of which hairs are made."""
+    def __init__(self, networks: Mapping[str, nn.Module], style: str, grain: Tensor) -> None:
+        """`grain`: float [1, 2, S, S], as of `hair_grain`."""
         super().__init__()
         self.grain: Tensor
         self.style: Tensor
         self.networks = nn.ModuleDict({name: networks[name] for name in NETWORKS})
-        self.register_buffer("grain", hair_grain(noise))
+        self.register_buffer("grain", grain)
         self.register_buffer("style", torch.eye(len(FACIAL_HAIR))[FACIAL_HAIR.index(style)])
 
     def forward(self, images: Tensor) -> Tensor:

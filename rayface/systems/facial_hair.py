@@ -334,9 +334,9 @@ class FacialHair(System):
         return report | hair_error(fill, dataset, styles, config.global_batch, limit)
 
     def export_views(self, networks: Networks, config: FacialHairConfig) -> dict[str, ExportView]:
-        noise = _noise(config.size)
+        grain = _serving_grain(config.size)
         return {
-            style: ExportView(FacialHairChanger(networks, style, noise), config.size, FacialHairChanger.outputs)
+            style: ExportView(FacialHairChanger(networks, style, grain), config.size, FacialHairChanger.outputs)
             for style in FACIAL_HAIR
         }
 
@@ -369,14 +369,12 @@ def _filled(networks: Networks, images: Tensor, hidden: Tensor, parts: Tensor, o
     return networks["hair_painter"](skin * (1 - hairy) + skin.detach() * hairy, own, grain)
 
 
-def _noise(side: int) -> Tensor:
-    """What hairs are made of at serving, float [1, 2, side, side]: always the same, so that a photo is too."""
-    return torch.from_numpy(generator(0, stream="facial hair").standard_normal((1, 2, side, side), np.float32))
-
-
 @cache
+@torch.inference_mode(False)  # or an exported network could not hold it
 def _serving_grain(side: int) -> Tensor:
-    return hair_grain(_noise(side))
+    """What hairs are made of at serving, float [1, 2, side, side]: always the same, so that a photo is too."""
+    noise = generator(0, stream="facial hair").standard_normal((1, 2, side, side), np.float32)
+    return hair_grain(torch.from_numpy(noise))
 
 
 def _prepared(crops: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

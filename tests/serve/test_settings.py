@@ -17,13 +17,8 @@ from serve.models import parse_shares
 from serve.settings import Settings, Stage, preset, settings_from
 from tests.tiny_models import save_tiny_models
 
-SERVED = (
-    "enhancement",
-    "parsing",
-    "super_resolution",
-    "beauty",
-    "facial_hair",
-)  # by default, and the released detector
+# What the default steps need, and the released detector.
+SERVED = ("enhancement", "parsing", "super_resolution", "beauty", "facial_hair")
 CONFIG = Path(__file__).resolve().parents[2] / "serve" / "config.yaml"
 
 

@@ -138,14 +138,8 @@ def test_skin_under_hair_learns_nothing_from_the_hair(drawn_faces: str) -> None:
     networks = training.networks
     images = torch.rand(1, 3, 64, 64)
     everywhere = torch.ones(1, 1, 64, 64)
-    _filled(
-        networks,
-        images,
-        everywhere,
-        everywhere.expand(-1, 3, -1, -1),
-        torch.ones(1, 2, 64, 64),
-        torch.randn(1, 2, 64, 64),
-    ).sum().backward()
+    parts, own, grain = torch.ones(1, 3, 64, 64), torch.ones(1, 2, 64, 64), torch.randn(1, 2, 64, 64)
+    _filled(networks, images, everywhere, parts, own, grain).sum().backward()
     assert not any(p.grad is not None and p.grad.any() for p in networks["skin_painter"].parameters())
     assert any(p.grad is not None and p.grad.any() for p in networks["hair_painter"].parameters())
 
