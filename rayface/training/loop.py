@@ -23,6 +23,7 @@ from rayface.networks.widths import apply_widths, cut, read_widths
 from rayface.systems.base import Batch, Networks, Phase, PhaseState, System, SystemConfig, sample_generators
 from rayface.training.checkpoint import check_same_run, read_state, write_state
 from rayface.training.faults import Faults, NotFiniteError, gradients_are_finite
+from rayface.training.memory import keep_freed_memory
 from rayface.training.optimization import learning_rate, make_optimizer, rebuilt_optimizer
 from rayface.training.progress import Progress
 from rayface.training.workers import Workers
@@ -280,6 +281,8 @@ def run(
     faults = Faults(config.on_nan, folder, workers.rank)
     if workers.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    else:
+        keep_freed_memory()
     metrics: dict[str, float] = {}
     noticed = False
     for batch in _batches(training, dataset):
