@@ -94,6 +94,7 @@ def facial_hair_report(
 
     Per kind of edit, and of those that add for each style, the share (with intervals over edits) of
     - style_found: the attribute judge's score of the style is above its threshold (THRESHOLDS);
+    - style_gain (a mean): by how much that score grew, in the judge's logits;
     - identity_distance: dlib's, median;
     - change_there, change_elsewhere: mean absolute change, of 0 to 1, of the lower face's skin and of all but it;
     - seam: how much steeper the edge of what changed became;
@@ -182,9 +183,14 @@ class _Judges:
     def measure(self, before: Tensor, after: Tensor, styles: np.ndarray) -> Values:
         values: Values = {}
         if self.attributes is not None:
-            scores = style_scores(ask(self.attributes, after, self.device).logit(1e-6)).numpy()
+            asked = np.arange(len(styles)), styles
+            old, new = (
+                style_scores(ask(self.attributes, crops, self.device).logit(1e-6)).numpy()[asked]
+                for crops in (before, after)
+            )
             thresholds = np.array([THRESHOLDS[style] for style in FACIAL_HAIR])[styles]
-            values["style_found"] = (scores[np.arange(len(styles)), styles] > thresholds).astype(float)
+            values["style_found"] = (new > thresholds).astype(float)
+            values["style_gain"] = new - old
         if self.identity is not None:
             ours, theirs = (ask(self.identity, crops, self.device) for crops in (after, before))
             values["identity_distance"] = (ours - theirs).norm(dim=1).numpy()

@@ -117,7 +117,8 @@ class FacialHair(System):
     }
     ablation_metrics = (
         "adding.joint", "stubble.joint", "moustache.joint", "goatee.joint", "full.joint", "removing.joint",
-        "hair_error",
+        "adding.style_gain", "stubble.style_gain", "moustache.style_gain", "goatee.style_gain", "full.style_gain",
+        "removing.style_gain", "hair_error",
     )  # fmt: skip
     ablation_judges = ("attributes", "identity", "parsing")
     frozen_keys = ("feature_network", "parser", "classifier", "recognition")
