@@ -64,6 +64,7 @@ class Job:
 
     id: str
     status: Literal["queued", "running", "done", "failed", "cancelled"]
+    progress: float  # share of the photos that are done, with or without a result
     created: str
     started: str | None
     finished: str | None
@@ -104,7 +105,8 @@ class Client:
         """Run `steps` on a photo and its faces.
 
         Options: strength (0 to 1), faces ("all", "largest" or "boxes"), boxes (x0 y0 x1 y1 of each, in pixels of the
-        photo), scale (2 or 4), style (of `facial_hair`), format ("jpeg", "png", "webp"), quality (1 to 100).
+        photo), scale (2 or 4), style (of `facial_hair`), add and
+        remove (names, of `edit_attributes`), format ("jpeg", "png", "webp"), quality (1 to 100).
         """
         (outcome,) = _outcomes(self._post(_process(steps, options), [photo]))
         return _good(outcome)
@@ -126,6 +128,12 @@ class Client:
     def facial_hair(self, photo: Photo, style: str, **options: Any) -> Processed:
         """Give the faces of a photo facial hair: none, stubble, moustache, goatee or full; options as of `process`."""
         return self.process(photo, "facial_hair", style=style, **options)
+
+    def edit_attributes(
+        self, photo: Photo, add: Sequence[str] = (), remove: Sequence[str] = (), **options: Any
+    ) -> Processed:
+        """Give the faces of a photo attributes (names of CelebA's), or take them; options as of `process`."""
+        return self.process(photo, "edit_attributes", add=add, remove=remove, **options)
 
     def detect(self, photo: Photo) -> Json:
         """Boxes, landmarks and scores of the faces in a photo."""
@@ -220,6 +228,9 @@ def _process(steps: str | Iterable[str], options: Json) -> str:
     if boxes := query.get("boxes"):
         query["boxes"] = ";".join(",".join(f"{value:g}" for value in box) for box in boxes)
         query.setdefault("faces", "boxes")
+    for key in ("add", "remove"):
+        if key in query and not isinstance(query[key], str):
+            query[key] = ",".join(query[key])
     return f"/v1/process?{httpx.QueryParams(query)}"
 
 

@@ -20,6 +20,7 @@ from rayface.work import FaceReport, Params, Photo, Report, Result, Work, box_te
 if TYPE_CHECKING:
     from rayface.systems.base import Step
 
+STEP_PARAMS = ("style", "add", "remove")  # what steps may look at, of each crop
 CROP_SIZE = 256  # least side of the aligned crops that travel from stage to stage, px; see `crop_size`
 # Crops in one call of a network. On a GPU many; on a CPU one: a batch is no faster there, and its kernels differ in the
 # last bit from those of a single crop, so a photo's pixels would depend on what else was being processed.
@@ -173,13 +174,14 @@ def run_step(step: "Step", works: Sequence[Work], params: Sequence[Params]) -> l
     started = time.perf_counter()
     counts = [len(work.faces) for work in works]
     crops = tensor(np.concatenate([work.crops for work in works])) if sum(counts) else torch.zeros(0)
-    strengths = torch.tensor([p.strength for p, n in zip(params, counts, strict=True) for _ in range(n)])
-    styles = [p.style for p, n in zip(params, counts, strict=True) for _ in range(n)]
+    asked = [p for p, n in zip(params, counts, strict=True) for _ in range(n)]
+    strengths = torch.tensor([p.strength for p in asked])
     after, reasons = [], []
     together = faces_together(step)
     for first in range(0, len(crops), together):
         part = slice(first, first + together)
-        changed, why = _apply(step, crops[part], strengths[part], {"style": styles[part]})
+        of_each = {name: [getattr(p, name) for p in asked[part]] for name in STEP_PARAMS}
+        changed, why = _apply(step, crops[part], strengths[part], of_each)
         after.append(changed)
         reasons += why
     stacked = torch.cat(after).numpy() if after else crops.numpy()

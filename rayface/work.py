@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rayface.errors import RayfaceError
-from rayface.records import FACIAL_HAIR
+from rayface.records import ATTRIBUTES, FACIAL_HAIR
 
 FACES = ("all", "largest", "boxes")
 Box = tuple[float, float, float, float]  # x0 y0 x1 y1
@@ -31,6 +31,8 @@ class Params:
     # In pixels of the photo as it was sent, upright (EXIF orientation applied), whatever `upscale` makes of it.
     boxes: tuple[Box, ...] = ()
     style: str = ""  # one of records.FACIAL_HAIR, for `facial_hair`, which needs it
+    add: tuple[str, ...] = ()  # of records.ATTRIBUTES, for `edit_attributes`, which needs one here or in `remove`
+    remove: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:  # also false for NaN
@@ -41,6 +43,12 @@ class Params:
             raise RayfaceError(f"scale is {self.scale!r}; give one of: {', '.join(map(str, SCALES))}.")
         if self.style and self.style not in FACIAL_HAIR:
             raise RayfaceError(f"style is {self.style!r}; give one of: {', '.join(FACIAL_HAIR)}.")
+        for key in ("add", "remove"):
+            for name in getattr(self, key):
+                if name not in ATTRIBUTES:
+                    raise RayfaceError(f"{key} is {name!r}; give names among: {', '.join(ATTRIBUTES)}.")
+        if both := sorted(set(self.add) & set(self.remove)):
+            raise RayfaceError(f"{', '.join(both)} is to be added and removed; give it once.")
         for box in self.boxes:
             _check_box(box)
         if self.faces == "boxes" and not self.boxes:
@@ -84,6 +92,11 @@ def _boxes(boxes: Iterable[Any]) -> tuple[Box, ...]:
     return tuple(found)
 
 
+def parse_names(text: str) -> tuple[str, ...]:
+    """Names as text, separated by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def check_params(params: Mapping[str, Any]) -> Params:
     """`params` as typed values. Raises RayfaceError naming an unknown key or a value out of range."""
     known = [item.name for item in dataclasses.fields(Params)]
@@ -100,6 +113,10 @@ def check_params(params: Mapping[str, Any]) -> Params:
                 values[key] = kind(number)
             except (TypeError, ValueError):
                 raise RayfaceError(f"{key} is {values[key]!r}; give {what}.") from None
+    for key in ("add", "remove"):
+        if key in values:
+            names = values[key]
+            values[key] = parse_names(names) if isinstance(names, str) else tuple(map(str, names))
     if "boxes" in values:
         boxes = values["boxes"]
         if isinstance(boxes, str):
@@ -126,6 +143,8 @@ def check_asked(steps: Sequence[str], params: Params) -> None:
     """Raises RayfaceError where a step needs a parameter that is not given."""
     if "facial_hair" in steps and not params.style:
         raise RayfaceError(f"facial_hair needs a style: give style, one of: {', '.join(FACIAL_HAIR)}.")
+    if "edit_attributes" in steps and not (params.add or params.remove):
+        raise RayfaceError("edit_attributes needs attributes: give add or remove, for example add=Smiling.")
 
 
 @dataclass

@@ -172,6 +172,7 @@ class JobQueue:
         return {
             "id": job.identifier,
             "status": job.status,
+            "progress": sum(outcome is not None for outcome in job.outcomes) / len(job.outcomes),
             **{name: time and time.isoformat() for name, time in times.items()},
             "photos": [outcome.told if outcome else {} for outcome in job.outcomes],
         }

@@ -71,6 +71,7 @@ class Job(TypedDict):
 
     id: str
     status: Literal["queued", "running", "done", "failed", "cancelled"]
+    progress: float  # share of the photos that are done, with or without a result
     created: str
     started: str | None
     finished: str | None

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from rayface.errors import RayfaceError
 from rayface.records import FACIAL_HAIR
-from rayface.work import Params, check_asked, check_steps, parse_boxes
+from rayface.work import Params, check_asked, check_steps, parse_boxes, parse_names
 from serve import openapi, problems
 from serve.answers import Json, Outcome, finish, image_response, parts_response, settle
 from serve.gate import Gate
@@ -42,6 +42,11 @@ Boxes = Annotated[
 ]
 Scale = Annotated[Literal["2", "4"], Query(description="how many times larger `upscale` makes the photo")]
 Style = Annotated[Literal[FACIAL_HAIR], Query(description="which facial hair `facial_hair` gives the faces")]  # type: ignore[valid-type]
+Add = Annotated[
+    str,
+    Query(description="attributes that `edit_attributes` gives the faces, separated by commas", examples=["Smiling"]),
+]
+Remove = Annotated[str, Query(description="attributes that it takes from them", examples=["Eyeglasses"])]
 Format = Annotated[Literal["jpeg", "png", "webp"] | None, Query(description="overrides Accept")]
 Quality = Annotated[int, Query(ge=1, le=100, description="of JPEG and WebP")]
 Prefer = Annotated[
@@ -125,13 +130,17 @@ def _add_image_routes(app: APIRouter, service: Service, gate: Gate) -> None:
         boxes: Boxes = "",
         scale: Scale = "2",
         style: Style | None = None,
+        add: Add = "",
+        remove: Remove = "",
         format: Format = None,
         quality: Quality = 92,
         prefer: Prefer = None,
     ) -> Response:
         """Run a chain of steps on photos and their faces."""
         names = [name.strip() for name in steps.split(",") if name.strip()]
-        params = Params(strength, faces, int(scale), parse_boxes(boxes), style or "")
+        params = Params(
+            strength, faces, int(scale), parse_boxes(boxes), style or "", parse_names(add), parse_names(remove)
+        )
         return await answer(request, names, params, format, quality)
 
     for step, does in FACE_STEPS.items():
@@ -151,6 +160,23 @@ def _add_image_routes(app: APIRouter, service: Service, gate: Gate) -> None:
         """Give the faces of photos facial hair of a style, or take it off."""
         params = Params(strength, faces, boxes=parse_boxes(boxes), style=style)
         return await answer(request, ["facial_hair"], params, format, quality)
+
+    @app.post("/attributes", **documented)
+    async def attributes(
+        request: Request,
+        add: Add = "",
+        remove: Remove = "",
+        strength: Strength = 1.0,
+        faces: Faces = "all",
+        boxes: Boxes = "",
+        format: Format = None,
+        quality: Quality = 92,
+        prefer: Prefer = None,
+    ) -> Response:
+        """Give the faces of photos attributes, or take them away: a search of seconds, best asked for as a job."""
+        names = parse_names(add), parse_names(remove)
+        params = Params(strength, faces, boxes=parse_boxes(boxes), add=names[0], remove=names[1])
+        return await answer(request, ["edit_attributes"], params, format, quality)
 
 
 def _one_step(step: str, answer: Callable[..., Awaitable[Response]]) -> Callable[..., Awaitable[Response]]:

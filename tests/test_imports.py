@@ -22,10 +22,13 @@ LAYERS = (
     ("pretrained", "detector", "stages", "ray_session", "storage", "compression"),
     ("data", "guard"),
     (
+        "evaluation.attribute_editing",
         "evaluation.attribute_judge",
         "evaluation.attributes",
         "evaluation.beautification",
         "evaluation.facial_hair",
+        "evaluation.gallery",
+        "evaluation.generation",
         "evaluation.limits",
         "evaluation.card",
         "evaluation.classical_beauty",

@@ -326,6 +326,9 @@ def test_params_from_text() -> None:
     assert check_params({}) == Params(1.0, "all", 2)
     check_asked(["enhance"], Params())
     check_asked(["facial_hair"], Params(style="none"))
+    check_asked(["edit_attributes"], Params(remove=("Eyeglasses",)))
+    with pytest.raises(RayfaceError, match="edit_attributes needs attributes: give add or remove"):
+        check_asked(["edit_attributes"], Params(style="full"))
     with pytest.raises(RayfaceError, match="facial_hair needs a style: give style, one of: none, stubble"):
         check_asked(["enhance", "facial_hair"], Params())
     boxes = check_params({"faces": "boxes", "boxes": "1,2,3,4; 5,6.5,7,8;"})

@@ -21,7 +21,7 @@ def save_tiny_models(
 
     The enhancer is taught in a second to sharpen, as an untrained one returns its input; the parser is untrained,
     the upscaler adds noise to the interpolated photo, what beautifies takes fine
-    detail away, and facial hair is dark.
+    detail away, facial hair is dark, and attributes change all of a face.
     """
     store = ModelStore(folder, fallback=release_store())
     for name in systems:
@@ -46,6 +46,8 @@ def _model(name: str) -> tuple[Any, dict[str, nn.Module]]:
         nn.init.constant_(networks["detail_mask"].to_mask.bias, -0.1)  # type: ignore[union-attr, arg-type]
     if name == "facial_hair":
         nn.init.normal_(networks["hair_painter"].generator.to_rgb.weight, std=0.3)  # type: ignore[union-attr, arg-type]
+    if name == "attribute_editing":  # all of a face may change
+        nn.init.constant_(networks["places"].head.bias, 20.0)  # type: ignore[union-attr, arg-type]
     return config, {key: networks[key] for key in system.released}
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rayface.errors import RayfaceError
 from rayface.evaluation import limits
 from rayface.evaluation.classical_beauty import smooth_and_warp
+from rayface.evaluation.gallery import Gallery, people_in
 from rayface.evaluation.judges import JUDGED_METRICS, ask, judging
 from rayface.evaluation.limits import Values
 from rayface.evaluation.segmentation import REGIONS, counts
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 Change = Callable[[Tensor], Tensor]  # crops uint8 [N, 3, S, S] -> changed crops
 SIDE = 256  # of the crops that the judges see
-PEOPLE = 100  # among whom a beautified face must be found again; a smaller split has fewer, and the report says so
 LEAST_GAP = 0.1  # logits
 
 # Per face: at least, or at most; a face that meets them all counts as `joint`.
@@ -62,8 +62,8 @@ def beautification_report(
     - attractiveness_shift: by how much of the gap between ordinary and attractive faces (of the dataset; mean logits of
       the attribute judge) a face moved: the least of as it is, after JPEG 75 and after a blur of 2 px, against its
       input after the same;
-    - identity_distance (dlib, median), identity_distance_second, ranks_first: whether of PEOPLE people the input is
-      the nearest to the output;
+    - identity_distance (dlib, median), identity_distance_second, ranks_first: whether of many people the input is
+      the nearest to the output (`evaluation.gallery`);
     - parsing_agreement: mean IoU of the face's regions in the masks of input and output;
     - guarded_agreement: share of `guarded` attributes with the same answer; gender_flips;
     - skin_tone_change: absolute, degrees of ITA; skin_lightening: signed;
@@ -75,7 +75,7 @@ def beautification_report(
     methods: dict[str, Change] = {**(others or {}), "model": change}
     if judging().baselines and judges.parser is not None:
         methods = {"smoothing": lambda part: smooth_and_warp(part, judges.masks(part)), **methods}
-    report: dict[str, Any] = {"faces": len(ordinary), "people": len(judges.in_gallery)}
+    report: dict[str, Any] = {"faces": len(ordinary), "people": people_in(dataset)}
     report |= {"gap": gap} if judges.attributes is not None else {}
     for name, method in methods.items():
         parts = []  # a few faces in memory at a time
@@ -114,12 +114,7 @@ class _Judges:
         self.identity_second = panel.network("identity_second", ("identity_distance_second",))
         seen = ("parsing_agreement", "skin_tone_change", "skin_lightening", "smoothing")
         self.parser = panel.network("parsing", seen)
-        named = zip(dataset.identities, dataset.ids, strict=True)
-        self.people = np.array([identity or face for identity, face in named])
-        self.in_gallery, chosen = np.unique(self.people, return_index=True)  # one photo each of PEOPLE people
-        self.in_gallery = self.in_gallery[:PEOPLE]
-        if self.identity is not None:
-            self.gallery = self.of(self.identity, chosen[:PEOPLE])
+        self.gallery = None if self.identity is None else Gallery(dataset, self.identity, batch)
 
     def of(self, network: nn.Module, indices: np.ndarray) -> Tensor:
         """What a judge says of faces of the data set."""
@@ -163,7 +158,7 @@ class _Judges:
         if self.attributes is not None:
             values |= self._attribute_values(before, after, gap)
         if self.identity is not None:
-            values |= self._identity_values(self.people[indices], before, after)
+            values |= self._identity_values(indices, before, after)
         if self.identity_second is not None:
             distance = JUDGED_METRICS["identity_distance_second"][1]
             ours, theirs = self.look(self.identity_second, after), self.look(self.identity_second, before)
@@ -184,13 +179,11 @@ class _Judges:
             "gender_flips": (old != new)[:, male].float().numpy(),
         }
 
-    def _identity_values(self, people: np.ndarray, before: Tensor, after: Tensor) -> Values:
+    def _identity_values(self, indices: np.ndarray, before: Tensor, after: Tensor) -> Values:
         assert self.identity is not None
+        assert self.gallery is not None
         ours, theirs = self.look(self.identity, after), self.look(self.identity, before)
-        own = (ours - theirs).norm(dim=1)
-        others = torch.cdist(ours, self.gallery)
-        others[torch.from_numpy(people[:, None] == self.in_gallery)] = float("inf")
-        return {"identity_distance": own.numpy(), "ranks_first": (own < others.amin(1)).float().numpy()}
+        return self.gallery.compared(indices, ours, theirs)
 
     def _parsing_values(self, before: Tensor, after: Tensor) -> Values:
         old, new = self.masks(before), self.masks(after)

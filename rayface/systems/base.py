@@ -34,6 +34,7 @@ SYSTEMS = {
     "attributes": "rayface.systems.attributes:Attributes",
     "beauty": "rayface.systems.beauty:Beauty",
     "facial_hair": "rayface.systems.facial_hair:FacialHair",
+    "attribute_editing": "rayface.systems.attribute_editing:AttributeEditing",
 }
 FOREIGN = {"foreign": "rayface.systems.foreign:Foreign"}  # networks of other projects: used, not trained here
 PRESETS = ("tiny", "small", "base")
@@ -69,6 +70,7 @@ class OptimizerSpec:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     warmup_steps: int = 0
+    kind: Literal["adam", "sgd"] = "adam"  # sgd: with momentum 0.9
     decay: Literal["constant", "cosine", "poly"] = "constant"  # after the warm-up, down to zero at the last step
 
 

@@ -68,6 +68,7 @@ OUTPUTS = {
     "attributes": [["logits"]],
     "beauty": [["beautified"]],
     "facial_hair": [["changed"]] * 5,
+    "attribute_editing": [["faces"], ["logits"]],
 }
 
 

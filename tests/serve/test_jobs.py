@@ -49,13 +49,14 @@ def test_a_job_gives_what_the_request_would_have(tiny_store: ModelStore, face_pn
             assert len(taken.json()["id"]) >= 32
             assert taken.json()["status"] == "queued"
             await until(lambda: service.waiting == 1)
-            assert (await client.get(where)).json()["status"] == "running"
+            running = (await client.get(where)).json()
+            assert (running["status"], running["progress"]) == ("running", 0)
             early = await client.get(where + "/result")
             assert (early.status_code, early.json()["type"]) == (409, "urn:rayface:problem:job-running")
 
             service.go.set()
             status = await finished(client, where)
-            assert status["status"] == "done"
+            assert (status["status"], status["progress"]) == ("done", 1)
             assert status["created"] <= status["started"] <= status["finished"] < status["expires"]
             result = await client.get(where + "/result")
             assert result.status_code == 200

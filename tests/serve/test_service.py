@@ -29,8 +29,8 @@ from tests.tiny_models import save_tiny_models
 pytestmark = pytest.mark.ray
 MAX_IN_FLIGHT = 6
 MAX_BYTES = 2_000_000
-SYSTEMS = ("enhancement", "parsing", "super_resolution", "beauty", "facial_hair")
-STEPS = ["enhance", "upscale", "beautify", "facial_hair"]
+SYSTEMS = ("enhancement", "parsing", "super_resolution", "beauty", "facial_hair", "attribute_editing")
+STEPS = ["enhance", "upscale", "beautify", "facial_hair", "edit_attributes"]
 
 
 @dataclass
@@ -190,6 +190,24 @@ def test_facial_hair_gives_the_pixels_of_the_pipeline_by_style(
     assert "give style, one of: none, stubble, moustache, goatee, full" in missing.json()["detail"]
 
 
+def test_attributes_give_the_pixels_of_the_pipeline(service: Running, photo: torch.Tensor, png: bytes) -> None:
+    pipeline = Pipeline.from_store(service.store, ["edit_attributes"])
+    answer = service.client.post("/v1/attributes?add=Smiling,Bangs&remove=Eyeglasses&format=png", content=png)
+    assert answer.status_code == 200, answer.text
+    asked = {"add": ["Smiling", "Bangs"], "remove": "Eyeglasses"}
+    assert torch.equal(decode(answer.content), pipeline.process(photo, ["edit_attributes"], asked).photo)
+    assert not torch.equal(decode(answer.content), photo)
+    for query, said in (
+        ("", "give add or remove, for example add=Smiling"),
+        ("?add=Horns", "add is 'Horns'; give names among: 5_o_Clock_Shadow"),
+        ("?add=Smiling&remove=Smiling", "Smiling is to be added and removed"),
+        ("?add=Bald", "add is 'Bald'; attribute_editing@1 edits: Smiling"),
+    ):
+        refused = service.client.post(f"/v1/attributes{query}", content=png)
+        assert refused.status_code in (400, 422), refused.text
+        assert said in refused.json()["detail"]
+
+
 def test_upscaling_gives_the_pixels_of_the_pipeline_within_the_limit(
     service: Running, photo: torch.Tensor, png: bytes
 ) -> None:
@@ -244,8 +262,24 @@ def test_detect_and_parse(service: Running, photo: torch.Tensor, png: bytes) -> 
         ("GET", "/v1/enhance", b"", {}, 405, "method-not-allowed", "GET"),
         ("GET", "/v1/reports/none", b"", {}, 404, "no-report", "none"),
         ("POST", "/v1/process", b"x", {}, 422, "invalid-request", "query.steps"),
-        ("POST", "/v1/process?steps=age", b"x", {}, 400, "unknown-step", "known steps: beautify, enhance, facial_hair"),
-        ("POST", "/v1/process?steps=,", b"x", {}, 400, "unknown-step", "known steps: beautify, enhance, facial_hair"),
+        (
+            "POST",
+            "/v1/process?steps=age",
+            b"x",
+            {},
+            400,
+            "unknown-step",
+            "known steps: beautify, edit_attributes, enhance",
+        ),
+        (
+            "POST",
+            "/v1/process?steps=,",
+            b"x",
+            {},
+            400,
+            "unknown-step",
+            "known steps: beautify, edit_attributes, enhance",
+        ),
         ("POST", "/v1/enhance?strength=2", b"x", {}, 422, "invalid-request", "query.strength"),
         ("POST", "/v1/enhance?faces=two", b"x", {}, 422, "invalid-request", "query.faces"),
         ("POST", "/v1/enhance?format=gif", b"x", {}, 422, "invalid-request", "query.format"),
@@ -381,6 +415,7 @@ def test_a_deployment_for_every_stage_gives_the_same(service: Running, png: byte
             "upscaler",
             "beautifier",
             "facial_hair",
+            "edit_attributes",
             "guard",
             "parser",
             "fusion",
@@ -396,7 +431,7 @@ def test_a_deployment_for_every_stage_gives_the_same(service: Running, png: byte
 
 def test_models_health_page_and_openapi(service: Running) -> None:
     models = {model["use"]: model for model in service.client.get("/v1/models").json()["models"]}
-    assert set(models) == {"detect", "enhance", "upscale", "beautify", "facial_hair", "parse", "identify"}
+    assert set(models) == {"detect", "parse", "identify", *STEPS}
     assert models["detect"]["licence"] == "MIT"
     info = service.store.info("enhancement")
     for key in ("name", "version", "licence", "commercial_use", "sha256", "metrics"):
@@ -416,6 +451,7 @@ def test_models_health_page_and_openapi(service: Running) -> None:
         "/v1/enhance",
         "/v1/beautify",
         "/v1/facial-hair",
+        "/v1/attributes",
         "/v1/detect",
         "/v1/parse",
         "/v1/reports/{identifier}",

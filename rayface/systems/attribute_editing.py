@@ -1,0 +1,398 @@
+"""Attribute editing by inversion (SPEC D): a photo's latents are sought, moved until an attribute is seen, and drawn.
+
+Trained are: `generator` (D1, `G-Net`) alternately with a discriminator, on random vectors; with it a first guess at a
+photo's latents, so that photos lie where the generator draws well; and one binary classifier an attribute (D2,
+`E-Net`), by SGD. A thousand photos suffice as the discriminator and the classifiers look through a network that has
+seen all kinds of pictures, at views of them (DiffAugment). What is done with them is in `systems/inversion.py`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rayface.errors import RayfaceError
+from rayface.imaging.codec import to_float, to_uint8
+from rayface.imaging.filters import resize_images
+from rayface.imaging.views import view
+from rayface.networks.attribute_networks import AttributeNetworks, OnPictures
+from rayface.networks.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig, feature_distance
+from rayface.networks.face_generator import FaceGenerator, FaceGeneratorConfig, FirstGuess, Redrawn
+from rayface.networks.parser import Parser, ParserConfig
+from rayface.networks.precision import as_served
+from rayface.networks.projected_discriminator import ProjectedDiscriminator, ProjectedDiscriminatorConfig
+from rayface.randomness import generator as seeded
+from rayface.records import ATTRIBUTE_ID, ATTRIBUTES, PARSING_ID
+from rayface.systems.base import (
+    Batch,
+    ExportView,
+    Networks,
+    OptimizerSpec,
+    Phase,
+    PhaseState,
+    System,
+    SystemConfig,
+)  # fmt: skip
+from rayface.systems.inversion import (
+    PLACES,
+    PLAIN,
+    AttributeEditingStep,
+    InversionConfig,
+    Inverted,
+    edited_crops,
+    invert,
+)  # fmt: skip
+from rayface.systems.losses import detail_loss
+
+if TYPE_CHECKING:
+    from rayface.data.dataset import FaceDataset
+    from rayface.store import LoadedModel
+
+# Those that the attribute judge tells with an AUC of at least 0.9 and that can be seen in an aligned crop.
+EDITED = ("Smiling", "Mouth_Slightly_Open", "Eyeglasses", "Bangs", "Blond_Hair", "Heavy_Makeup", "Male")
+
+
+TUNING_STEPS = 30  # where tuning is measured and the configuration has none
+
+
+@dataclass(frozen=True)
+class AttributeEditingLosses:
+    adversarial: float = 0.25
+    pixel: float = 4.0  # of photos drawn from the first guess
+    detail: float = 4.0
+    perceptual: float = 4.0
+    divergence: float = 0.002  # of the first guess from the distribution of random vectors, a nat
+    latents: float = 0.5  # blended latents are guessed from the faces they make
+    r1: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeEditingConfig(SystemConfig):
+    size: int = 256
+    global_batch: int = 8
+    steps: int = 20_000
+    attributes: tuple[str, ...] = EDITED
+    generator: FaceGeneratorConfig = field(default_factory=FaceGeneratorConfig)
+    places: ParserConfig = field(default_factory=lambda: ParserConfig((12, 24, 32, 48, 64), 1, len(PLACES)))
+    discriminator: ProjectedDiscriminatorConfig = field(default_factory=ProjectedDiscriminatorConfig)
+    losses: AttributeEditingLosses = field(default_factory=AttributeEditingLosses)
+    moved: float = 0.05  # photos that are drawn again, as `data.augmentation.move`
+    generator_rate: float = 1e-3
+    discriminator_rate: float = 5e-4
+    classifier_rate: float = 0.02
+    places_rate: float = 1e-3
+    r1_every: int = 8
+    adversarial_from: int = 1500  # steps in which the generator learns photos alone, or the discriminator wins at once
+    full_size_from: int = 6000  # until then pictures of half the side, four times as fast
+    asked_at: int = 256  # px to a side at which the parser is asked
+    feature_network: str = "pretrained:efficientnet_lite0:4"
+    parser: str = "parsing"
+    inversion: InversionConfig = field(default_factory=InversionConfig)  # how it is used; no part of training
+
+
+class AttributeEditing(System):
+    name = "attribute_editing"
+    config_class = AttributeEditingConfig
+    columns = ("image", "attributes")
+    requires = ("parsing",)
+    samples_together = 2  # one drawn again, one blended with it
+    released = ("generator", "first_guess", "classifiers", "places", "look")
+    step_name = "edit_attributes"
+    frozen_keys = ("feature_network", "parser")
+    frozen_systems = {"parser": "parsing"}  # noqa: RUF012
+
+    def config(self, preset: str) -> AttributeEditingConfig:
+        if preset == "tiny":
+            return AttributeEditingConfig(
+                size=64, steps=20, full_size_from=6, adversarial_from=4, r1_every=2, checkpoint_every=10,
+                sample_every=20, log_every=1, generator=FaceGeneratorConfig((16, 16, 8, 8, 8), 16, 1),
+                discriminator=ProjectedDiscriminatorConfig(width=8),
+                places=ParserConfig((8, 8), 1, len(PLACES)), asked_at=64,
+                feature_network="pretrained:efficientnet_lite0:3", parser="",
+                inversion=InversionConfig(steps=4, edit_steps=4, edit_rate=0.5),
+            )  # fmt: skip
+        if preset == "small":
+            return AttributeEditingConfig()
+        return AttributeEditingConfig(
+            size=512, global_batch=32, steps=400_000, loader_processes=8, checkpoint_every=1000,
+            generator=FaceGeneratorConfig((512, 512, 512, 512, 256, 128, 64), 512, 4),
+            discriminator=ProjectedDiscriminatorConfig(256),
+        )  # fmt: skip
+
+    def check(self, config: AttributeEditingConfig) -> None:
+        super().check(config)
+        unknown = [name for name in config.attributes if name not in ATTRIBUTES]
+        if unknown or not config.attributes:
+            raise RayfaceError(f"attributes={list(config.attributes)}: choose among {', '.join(ATTRIBUTES)}")
+        if len(config.generator.widths) < 2 or min(config.generator.widths) < 1:
+            raise RayfaceError(f"generator.widths={list(config.generator.widths)}: give at least two, each at least 1")
+        if config.generator.side % 2 ** len(config.places.widths):
+            raise RayfaceError(
+                f"places.widths has {len(config.places.widths)} levels, which faces of {config.generator.side} px (4 "
+                f"doubled for each of generator.widths but the first) are too small for; give fewer"
+            )
+        if config.global_batch % 2:
+            raise RayfaceError(f"global_batch={config.global_batch} must be even: latents of two photos are blended")
+        if not config.feature_network:
+            raise RayfaceError("feature_network is empty; give one, for example pretrained:efficientnet_lite0:4")
+
+    def build(self, config: AttributeEditingConfig) -> dict[str, nn.Module]:
+        channels = (24, 40, 112)[: 2 + (not config.feature_network.endswith(":3"))]
+        return {
+            "generator": FaceGenerator(config.generator),
+            "first_guess": FirstGuess(channels, config.generator),
+            "classifiers": AttributeNetworks(channels, config.attributes),
+            "places": Parser(config.places),
+            "look": EfficientNetLite(EfficientNetLiteConfig(0, len(channels) + 1)),
+        }
+
+    def build_for_training(
+        self, networks: Networks, config: AttributeEditingConfig, frozen: Networks
+    ) -> dict[str, nn.Module]:
+        networks["look"].load_state_dict(frozen["feature_network"].state_dict())
+        return {"discriminator": ProjectedDiscriminator(config.discriminator, frozen["feature_network"].channels)}  # type: ignore[arg-type]
+
+    def optimizers(self, config: AttributeEditingConfig) -> dict[str, OptimizerSpec]:
+        return {
+            "generator": OptimizerSpec(("generator", "first_guess"), config.generator_rate, (0.5, 0.99)),
+            "discriminator": OptimizerSpec(("discriminator",), config.discriminator_rate, (0.0, 0.99)),
+            "classifiers": OptimizerSpec(("classifiers",), config.classifier_rate, decay="cosine", kind="sgd"),
+            "places": OptimizerSpec(("places",), config.places_rate, (0.9, 0.99)),
+        }
+
+    def phases(self, config: AttributeEditingConfig) -> list[Phase]:
+        phases = [
+            Phase("discriminator", "discriminator", self._discriminator_loss, start=config.adversarial_from),
+            Phase("generator", "generator", self._generator_loss),
+            Phase("classifiers", "classifiers", self._classifiers_loss, every=4),
+        ]
+        if config.parser:
+            phases.append(Phase("places", "places", self._places_loss, every=8))
+        if config.losses.r1 > 0:
+            r1 = Phase(
+                "r1", "discriminator", self._r1_loss, config.r1_every, start=config.adversarial_from, autocast=False
+            )
+            phases.insert(1, r1)
+        return phases
+
+    def prepare(
+        self, batch: dict[str, Any], config: AttributeEditingConfig, generators: Sequence[np.random.Generator]
+    ) -> Batch:
+        from rayface.data.augmentation import draw_view, mirror_images, move_images
+
+        images = resize_images(mirror_images(to_float(batch["image"]), generators), config.generator.side)
+        labels = torch.as_tensor(np.asarray(batch["attributes"]))[:, [ATTRIBUTE_ID[name] for name in config.attributes]]
+        noise = [generator.standard_normal((2, config.generator.latent), np.float32) for generator in generators]
+        return {
+            "image": images,
+            "moved": move_images(images, config.moved, generators),
+            "labels": labels.float(),
+            "noise": torch.from_numpy(np.stack(noise)),
+            "blend": torch.tensor([generator.random() for generator in generators], dtype=torch.float32),
+            "view": torch.stack([draw_view(generator, 0.08, 0.2) for generator in generators]),
+        }
+
+    @staticmethod
+    def _side(state: PhaseState) -> int:
+        """Pixels to a side of what is drawn at this step."""
+        config = state.config
+        return config.generator.side if state.step >= config.full_size_from else config.generator.side // 2
+
+    def _seen(self, images: Tensor, batch: Batch, state: PhaseState) -> list[Tensor]:
+        images = resize_images(images, state.config.generator.side)
+        return state.frozen["feature_network"](view(images, batch["view"]))[1:]
+
+    @staticmethod
+    def _guess(features: list[Tensor], noise: Tensor, networks: Networks) -> tuple[Tensor, Tensor]:
+        """Latents of photos with the noise of their distributions, and how far those are from the random vectors'."""
+        mean, log_variance = networks["first_guess"](features[1:])
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
+        return mean + (0.5 * log_variance).exp() * noise, divergence
+
+    @staticmethod
+    def _blended(latents: Tensor, batch: Batch) -> Tensor:
+        """What lies between every two photos' latents, by a random part of the way: float [N / 2, latent].
+
+        Where no photo lies the discriminator taught the generator one face for all vectors, or none.
+        """
+        share = batch["blend"][1::2, None]
+        return (1 - share).sqrt() * latents[1::2] + share.sqrt() * latents[::2]
+
+    def _discriminator_loss(
+        self, batch: Batch, networks: Networks, state: PhaseState
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        photos = resize_images(batch["moved"], self._side(state))
+        with torch.no_grad():
+            features = state.frozen["feature_network"](resize_images(photos, state.config.generator.side))
+            latents = self._guess(features, batch["noise"][:, 0], networks)[0]
+            mixed = torch.stack([latents[::2], self._blended(latents, batch)], 1).flatten(0, 1)
+            made = networks["generator"](mixed, self._side(state))
+            features = [self._all(self._seen(images, batch, state)) for images in (photos, made)]
+        real, fake = (networks["discriminator"](maps).float() for maps in features)
+        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
+        return loss, {"photo_value": real.mean(), "made_value": fake.mean()}
+
+    @staticmethod
+    def _all(maps: list[Tensor]) -> list[Tensor]:
+        return [maps[0], *maps]  # the discriminator leaves the first one out
+
+    def _r1_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
+        """R1 (Mescheder et al. 2018) on what the discriminator sees: the features of photos."""
+        with torch.no_grad():
+            maps = self._seen(resize_images(batch["moved"], self._side(state)), batch, state)
+        maps = [m.float().detach().requires_grad_(True) for m in maps]
+        logits = networks["discriminator"](self._all(maps)).float()
+        gradients = torch.autograd.grad(logits.sum(), maps, create_graph=True)
+        penalty = torch.stack(
+            [
+                g.square().sum((1, 2, 3)) * m.square().mean((1, 2, 3)).detach()
+                for g, m in zip(gradients, maps, strict=True)
+            ]
+        ).mean()
+        return state.config.losses.r1 / 2 * state.config.r1_every * penalty + 0 * logits.sum(), {"penalty": penalty}
+
+    def _generator_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
+        losses, look, whole = state.config.losses, state.frozen["feature_network"], state.config.generator.side
+        images = resize_images(batch["moved"], self._side(state))
+        with torch.no_grad():
+            features = look(resize_images(images, whole))
+        latents, divergence = self._guess(features, batch["noise"][:, 1], networks)
+        adversarial = state.step >= state.config.adversarial_from
+        if adversarial:
+            blended = self._blended(latents.detach(), batch)
+            latents = torch.cat([latents, blended])
+        made = networks["generator"](latents, self._side(state))
+        drawn, seen = made[: len(images)], look(resize_images(made, whole))
+        terms = {
+            "pixel": (drawn - images).abs().mean(),
+            "detail": detail_loss(drawn, images),
+            "perceptual": feature_distance([maps[: len(images)] for maps in seen], features).mean(),
+            "divergence": divergence,
+        }
+        if adversarial:
+            judged = torch.stack([drawn[::2], made[len(images) :]], 1).flatten(0, 1)
+            logits = networks["discriminator"](self._all(self._seen(judged, batch, state))).float()
+            terms["adversarial"] = F.softplus(-logits).mean()
+            guessed = networks["first_guess"]([maps[len(images) :] for maps in seen[1:]])[0]
+            terms["latents"] = (guessed - blended).square().mean()
+        return torch.stack([getattr(losses, name) * term for name, term in terms.items()]).sum(), terms
+
+    def _classifiers_loss(
+        self, batch: Batch, networks: Networks, state: PhaseState
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
+            features = self._seen(batch["image"], batch, state)
+        logits, labels = networks["classifiers"](features).float(), batch["labels"]
+        each = F.binary_cross_entropy_with_logits(logits, (labels > 0).float(), reduction="none")
+        return (each * (labels != 0)).mean(), {}
+
+    def evaluate(
+        self,
+        networks: Networks,
+        config: AttributeEditingConfig,
+        dataset: "FaceDataset",
+        device: torch.device,
+        limit: int | None = None,
+    ) -> dict[str, Any]:
+        from rayface.data.dataset import FaceDataset
+        from rayface.evaluation.attribute_editing import edits_report, first_guess_report, inversion_report
+        from rayface.evaluation.generation import generation_report
+
+        found, batch, side = config.inversion, config.global_batch, config.generator.side
+        ways = {
+            "plain": PLAIN,
+            "z": replace(found, extended=False, tuning_steps=0),
+            "extended": replace(found, extended=True, tuning_steps=0),
+            "tuned": replace(found, extended=True, tuning_steps=found.tuning_steps or TUNING_STEPS),
+        }
+
+        def inverted(crops: Tensor, way: InversionConfig) -> Inverted:
+            with as_served(device):
+                return invert(networks, resize_images(to_float(crops.to(device)), side), way)
+
+        def redrawn(way: InversionConfig) -> Callable[[Tensor], Tensor]:
+            return lambda crops: to_uint8(inverted(crops, way).drawn.clamp(-1, 1)).cpu()
+
+        def losses(crops: Tensor, first_guess: bool) -> Tensor:
+            return inverted(crops, replace(found, first_guess=first_guess, natural=0, tuning_steps=0)).losses
+
+        def edited(crops: Tensor, wanted: Tensor) -> list[Tensor]:
+            return edited_crops(networks, crops, wanted, config.attributes, found, device)
+
+        def draw(first: int, count: int) -> Tensor:
+            return drawn_faces(networks["generator"], first, count, device)
+
+        return {
+            "inversion": inversion_report({name: redrawn(way) for name, way in ways.items()}, dataset, batch, limit),
+            "first_guess": first_guess_report(losses, dataset, batch, limit),
+            "edits": edits_report(edited, dataset, config.attributes, batch, limit),
+            "generation": generation_report(draw, dataset, FaceDataset(dataset.path, "train"), batch, limit),
+        }
+
+    @torch.no_grad()
+    def finish(
+        self, networks: Networks, config: AttributeEditingConfig, dataset: "FaceDataset", device: torch.device
+    ) -> dict[str, Any]:
+        """Random vectors become latents like those of the training photos."""
+        means, log_variances = [], []
+        for first in range(0, len(dataset), config.global_batch):
+            crops = dataset.batch(range(first, min(first + config.global_batch, len(dataset))), ("image",))["image"]
+            assert isinstance(crops, Tensor)
+            photos = resize_images(to_float(crops.to(device)), config.generator.side)
+            mean, log_variance = networks["first_guess"](networks["look"](photos)[1:])
+            means.append(mean)
+            log_variances.append(log_variance)
+        networks["generator"].fit_latents(torch.cat(means), torch.cat(log_variances))  # type: ignore[operator]
+        return {}
+
+    def export_views(self, networks: Networks, config: AttributeEditingConfig) -> dict[str, ExportView]:
+        side = config.generator.side
+        classifiers = OnPictures(networks["look"], networks["classifiers"])
+        return {
+            "redrawn": ExportView(
+                Redrawn(networks["look"], networks["first_guess"], networks["generator"]), side, Redrawn.outputs
+            ),
+            "attributes": ExportView(classifiers, side, AttributeNetworks.outputs, labels=tuple(config.attributes)),
+        }
+
+    def make_step(self, loaded: "LoadedModel", device: str | torch.device = "cpu") -> "AttributeEditingStep":
+        return AttributeEditingStep(loaded, torch.device(device))
+
+    def _places_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
+        """Where PLACES are, as the parser sees it."""
+        images = batch["moved"]
+        with torch.no_grad():
+            parts = state.frozen["parser"](resize_images(images, state.config.asked_at)).float().softmax(1)
+            wanted = torch.stack(
+                [parts[:, [PARSING_ID[name] for name in names]].sum(1) for names in PLACES.values()], 1
+            )
+            wanted = resize_images(wanted, images.shape[-1]).clamp(0, 1)
+        logits = networks["places"](images).float()
+        return F.binary_cross_entropy_with_logits(logits, wanted), {}
+
+    def sample_grid(self, networks: Networks, batch: Batch, config: AttributeEditingConfig) -> Tensor:
+        from rayface.evaluation.pictures import grid
+
+        photos = batch["image"][:8]
+        guessed = networks["first_guess"](networks["look"](photos)[1:])[0]
+        random = networks["generator"](batch["noise"][:8].flatten(0, 1)[:16])
+        rows = [photos, networks["generator"](guessed), random[:8], random[8:]]
+        return grid([to_uint8(row.float().cpu().clamp(-1, 1)) for row in rows])
+
+
+@torch.inference_mode()
+def drawn_faces(generator: Any, first: int, count: int, device: torch.device) -> Tensor:
+    """Faces number `first` and the next of an endless row of random ones: uint8 [count, 3, side, side] on the CPU."""
+    random = np.stack(
+        [
+            seeded(0, index=number, stream="drawn faces").standard_normal(generator.config.latent, np.float32)
+            for number in range(first, first + count)
+        ]
+    )
+    with as_served(device):
+        latents = generator.latents_of(torch.from_numpy(random).to(device))
+        return to_uint8(generator(latents).clamp(-1, 1)).cpu()

@@ -1,0 +1,294 @@
+"""From a photo to its latents, and from there to a face with an attribute more or less (SPEC D3).
+
+S31: a random vector is sought whose face is the photo, 1/2 (O - I)^2; S32: from there one whose face the attribute's
+classifier takes for one with it, 1/2 (1 - s)^2, or without, 1/2 (0 - s)^2; S33: that face. What the document does not
+have can be switched off one by one: a learned first guess, a style of its own for every level, what an image network
+sees, terms that keep everything else as it is, a short tuning of the generator to the photo (PTI, Roich et al. 2021),
+and that only what changed is carried over to the photo.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rayface.errors import RayfaceError
+from rayface.imaging.codec import to_float, to_uint8
+from rayface.imaging.filters import gaussian_blur, resize_images
+from rayface.networks.efficientnet_lite import feature_distance
+from rayface.networks.precision import as_served
+
+if TYPE_CHECKING:
+    from rayface.store import LoadedModel
+
+Networks = Mapping[str, Any]  # AttributeEditing.released: a FaceGenerator and the others
+Told = Callable[[float], None]  # hears the share of the work that is done
+
+# What the network `places` finds, of which parser's classes.
+PLACES = {
+    "face": (
+        "skin",
+        "nose",
+        "eye_g",
+        "l_eye",
+        "r_eye",
+        "l_brow",
+        "r_brow",
+        "l_ear",
+        "r_ear",
+        "mouth",
+        "u_lip",
+        "l_lip",
+    ),
+    "hair": ("hair",),
+    "neck": ("neck",),
+}
+# Where an attribute is seen: in which places, and between which left, top, right and bottom of an aligned crop (shares
+# of its side). Of those not named: in all of them, anywhere.
+SEEN_IN: dict[str, tuple[tuple[str, ...], tuple[float, float, float, float]]] = {
+    "Smiling": (("face",), (0.22, 0.38, 0.78, 0.95)),
+    "Mouth_Slightly_Open": (("face",), (0.28, 0.6, 0.72, 0.95)),
+    "Eyeglasses": (("face", "hair"), (0.12, 0.3, 0.88, 0.62)),
+    "Bangs": (("face", "hair"), (0.1, 0.0, 0.9, 0.42)),
+    "Heavy_Makeup": (("face",), (0.15, 0.25, 0.85, 0.92)),
+    "Blond_Hair": (("hair",), (0, 0, 1, 1)),
+}
+ANYWHERE = (tuple(PLACES), (0.0, 0.0, 1.0, 1.0))
+LITTLE, MUCH = 0.02, 0.25  # mean change of a place, of 2: less is none; from here on what was there is gone
+BORDER = 0.04  # of the side: how soft those boxes end
+
+
+@dataclass(frozen=True)
+class InversionConfig:
+    """How a photo's latents are sought and moved; what is 0 or False is left out."""
+
+    first_guess: bool = True  # else from the middle of all random vectors
+    extended: bool = True  # a style for every level; else the random vector itself
+    steps: int = 60  # of S31
+    rate: float = 0.05
+    perceptual: float = 2.0  # beside the squared difference
+    natural: float = 0.02  # not far from where the search began
+    edit_steps: int = 40  # of S32
+    edit_rate: float = 0.1
+    logistic: bool = True  # the classifier's log likelihood; else the document's square, flat where it is sure
+    local: float = 20.0  # nothing changes where the attribute is not seen
+    others: float = 1.0  # the other attributes' classifiers say what they said
+    tuning_steps: int = 0
+    tuning_rate: float = 1e-3
+    carried: bool = True  # what changed is carried over to the photo; else the face as the generator draws it
+
+
+# The document alone
+PLAIN = InversionConfig(
+    first_guess=False, extended=False, perceptual=0, natural=0, logistic=False, local=0, others=0, carried=False,
+    steps=300, edit_steps=100,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """Photos float [N, 3, side, side] as the generator draws them, and what it draws them from.
+
+    `latents`: float [N, latent], which an edit moves; `styles`: float [N, levels, latent]; `losses`: of S31, float
+    [steps, N]; `places`: where PLACES are, float [N, 3, side, side] in [0, 1].
+    """
+
+    latents: Tensor
+    styles: Tensor
+    drawn: Tensor
+    generator: Any  # a FaceGenerator, tuned or not
+    losses: Tensor
+    places: Tensor
+
+    def seen_in(self, asked: Tensor, labels: Sequence[str]) -> Tensor:
+        """Where the attributes `asked`, bool [N, A], are seen: float [N, 1, side, side] with soft borders."""
+        side = self.drawn.shape[-1]
+        maps = self.drawn.new_zeros(len(asked), len(labels), side, side)
+        for number, label in enumerate(labels):
+            names, box = SEEN_IN.get(label, ANYWHERE)
+            left, top, right, bottom = (round(side * share) for share in box)
+            channels = [list(PLACES).index(name) for name in names]
+            here = self.places[:, channels].amax(1)
+            maps[:, number, top:bottom, left:right] = here[:, top:bottom, left:right]
+        return gaussian_blur(torch.einsum("na,nahw->nhw", asked.float(), maps).clamp(0, 1)[:, None], BORDER * side)
+
+
+def _nothing(share: float) -> None:
+    pass
+
+
+def invert(networks: Networks, photos: Tensor, config: InversionConfig, told: Told = _nothing) -> Inverted:
+    """S31 for photos float [N, 3, side, side] in [-1, 1], all at once."""
+    generator, look = networks["generator"], networks["look"]
+    with torch.no_grad():
+        features, places = look(photos), networks["places"](photos).float().sigmoid()
+        latents = networks["first_guess"](features[1:])[0]
+        if not config.first_guess:
+            latents = torch.zeros_like(latents)
+    start = generator.styles(latents).detach() if config.extended else latents
+    moved, losses = start.clone(), []
+    for take, moving in _descend(moved, config.steps, config.rate, told):
+        styles = moving if config.extended else generator.styles(moving)
+        made = generator.draw(styles)
+        loss = 0.5 * (made - photos).square().mean((1, 2, 3))
+        if config.perceptual:
+            loss = loss + config.perceptual * feature_distance(look(made), features)
+        losses.append(loss.detach())
+        if config.natural:
+            loss = loss + config.natural * (moving - start).square().flatten(1).mean(1)
+        take(loss)
+    styles = moved if config.extended else generator.styles(moved).detach()
+    if not config.extended:
+        latents = moved
+    if config.tuning_steps:
+        generator = tuned(generator, look, photos, features, styles, config)
+    with torch.no_grad():
+        return Inverted(latents, styles, generator.draw(styles), generator, torch.stack(losses), places)
+
+
+def _descend(values: Tensor, steps: int, rate: float, told: Told) -> Iterator[tuple[Callable[[Tensor], None], Tensor]]:
+    """Adam on `values`, in place: at every step what takes the losses float [N], and what they are to depend on."""
+    moving = values.requires_grad_(True)
+    optimizer = torch.optim.Adam([moving], rate, (0.9, 0.99))
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = rate * min(1.0, 4 * (1 - step / steps))  # the last quarter settles
+
+        def take(losses: Tensor) -> None:
+            optimizer.zero_grad()
+            losses.sum().backward()
+            optimizer.step()
+
+        yield take, moving
+        told((step + 1) / steps)
+    values.requires_grad_(False)
+
+
+def tuned(
+    generator: Any, look: nn.Module, photos: Tensor, features: Sequence[Tensor], styles: Tensor,
+    config: InversionConfig,
+) -> Any:  # fmt: skip
+    """A copy of the generator that draws these photos better at these styles (PTI)."""
+    generator = copy.deepcopy(generator).requires_grad_(True)
+    optimizer = torch.optim.Adam(generator.parameters(), config.tuning_rate, (0.9, 0.99))
+    for _ in range(config.tuning_steps):
+        made = generator.draw(styles)
+        loss = (made - photos).abs().mean() + config.perceptual * feature_distance(look(made), features).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return generator.requires_grad_(False)
+
+
+def edit(
+    networks: Networks, inverted: Inverted, wanted: Tensor, labels: Sequence[str],
+    config: InversionConfig, told: Told = _nothing,
+) -> Tensor:  # fmt: skip
+    """S32: faces float [N, 3, side, side] whose attributes are `wanted`, float [N, A]: 1 with, 0 without, nan as it is.
+
+    The random vector moves, and the styles by as much as it moves them: what is left of a photo stays.
+    """
+    generator, classifiers, look = inverted.generator, networks["classifiers"], networks["look"]
+    asked, target = ~wanted.isnan(), wanted.nan_to_num()
+    with torch.no_grad():
+        before = classifiers(look(inverted.drawn)[1:]).sigmoid()
+        elsewhere = 1 - inverted.seen_in(asked, labels)
+        own = generator.styles(inverted.latents)
+    step = torch.zeros_like(inverted.latents)
+
+    def drawn(moving: Tensor) -> Tensor:
+        return generator.draw(inverted.styles + generator.styles(inverted.latents + moving) - own)
+
+    for take, moving in _descend(step, config.edit_steps, config.edit_rate, told):
+        made = drawn(moving)
+        logits = classifiers(look(made)[1:])
+        if config.logistic:
+            there = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        else:
+            there = 0.5 * (logits.sigmoid() - target).square()
+        loss = (there * asked).sum(1)
+        if config.others:
+            loss = loss + config.others * (0.5 * (logits.sigmoid() - before).square() * ~asked).sum(1)
+        if config.local:
+            change = (made - inverted.drawn).square().mean(1, keepdim=True)
+            loss = loss + config.local * (change * elsewhere).mean((1, 2, 3))
+        if config.natural:
+            loss = loss + config.natural * moving.square().mean(1)
+        take(loss)
+    with torch.no_grad():
+        return drawn(step)
+
+
+def edited_crops(
+    networks: Networks, crops: Tensor, wanted: Tensor, labels: Sequence[str], config: InversionConfig,
+    device: torch.device,
+) -> list[Tensor]:  # fmt: skip
+    """Crops uint8 [N, 3, S, S] edited in K ways, each float [N, A] of `wanted` [K, N, A] as in `edit`; on the CPU.
+
+    Their latents are sought once. A crop of which nothing is wanted stays as it is.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), as_served(device):
+        photos = to_float(crops.clone().to(device)).contiguous(memory_format=torch.channels_last)
+        inverted = invert(networks, resize_images(photos, networks["generator"].config.side), config)
+        results = []
+        for asked in wanted.clone().to(device):
+            made, named = edit(networks, inverted, asked, labels, config), ~asked.isnan()
+            if config.carried:
+                changed = carried_over(photos, inverted.drawn, made, inverted.seen_in(named, labels))
+            else:
+                changed = resize_images(made, photos.shape[-1])
+            changed = torch.where(named.any(1)[:, None, None, None], changed, photos)
+            results.append(to_uint8(changed.float().clamp(-1, 1)).cpu())
+    return results
+
+
+def carried_over(photos: Tensor, before: Tensor, after: Tensor, where: Tensor) -> Tensor:
+    """Photos float [N, 3, S, S] with what changed from one drawn face to another, float [N, 3, s, s] (S33).
+
+    What the generator does not draw stays the photo's where little changed. Where much did (a mouth opened) it would
+    be the old face's teeth and shadows, and is left out. Nothing changes but `where`, float [N, 1, s, s].
+    """
+    side = photos.shape[-1]
+    size = gaussian_blur((after - before).abs().mean(1, keepdim=True), before.shape[-1] / 64)
+    size, before, after, where = (resize_images(maps, side) for maps in (size, before, after, where))
+    own = 1 - ((size - MUCH) / MUCH).clamp(0, 1)
+    changed = after + own * (photos - before)
+    return photos + (changed - photos) * ((size - LITTLE) / LITTLE).clamp(0, 1) * where
+
+
+class AttributeEditingStep:
+    """Attributes more or less, at serving. Parameters `add` and `remove`: names of attributes, for each crop."""
+
+    name = "edit_attributes"
+    sharpens = False
+
+    def __init__(self, loaded: "LoadedModel", device: torch.device) -> None:
+        self.model = loaded.ref
+        self.size: int = loaded.config.size
+        self.labels: tuple[str, ...] = loaded.config.attributes
+        self.inversion: InversionConfig = loaded.config.inversion
+        self.device = device
+        self.networks = {
+            name: network.to(device).to(memory_format=torch.channels_last) for name, network in loaded.networks.items()
+        }
+
+    def __call__(self, crops: Tensor, params: Mapping[str, Any]) -> Tensor:
+        """`params["add"]`, `params["remove"]`: names, or a list of names for each crop.
+
+        Raises RayfaceError for an attribute that this model does not edit.
+        """
+        wanted = torch.full((len(crops), len(self.labels)), float("nan"))
+        for name, value in (("remove", 0.0), ("add", 1.0)):
+            for row, asked in zip(wanted, params.get(name) or [()] * len(crops), strict=True):
+                for attribute in asked:
+                    if attribute not in self.labels:
+                        raise RayfaceError(
+                            f"{name} is {attribute!r}; {self.model} edits: {', '.join(self.labels)}.",
+                            kind="unknown-attribute",
+                        )
+                    row[self.labels.index(attribute)] = value
+        (changed,) = edited_crops(self.networks, crops, wanted[None], self.labels, self.inversion, self.device)
+        return changed

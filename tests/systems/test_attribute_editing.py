@@ -1,0 +1,161 @@
+"""Attribute editing: what its phases learn from, that random vectors meet photos' latents, and the step."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from rayface.data.dataset import FaceDataset
+from rayface.errors import RayfaceError
+from rayface.pretrained import load_pretrained
+from rayface.records import ATTRIBUTE_ID
+from rayface.store import LoadedModel
+from rayface.systems.attribute_editing import AttributeEditing, drawn_faces
+from rayface.systems.base import PhaseState, get_system, resolve_config
+from rayface.systems.inversion import AttributeEditingStep
+from rayface.training.loop import StepBatches, Training
+from rayface.training.workers import solo
+
+
+def start(*settings: str) -> Training:
+    system = get_system("attribute_editing")
+    config = resolve_config(system, "tiny", ["precision=fp32", *settings])
+    return Training.start(system, config, solo(), {"feature_network": load_pretrained(config.feature_network)})
+
+
+def batch_of(training: Training, folder: str, step: int = 0) -> dict[str, Tensor]:
+    dataset = FaceDataset(folder, None, training.config.size, training.system.labels)
+    return training.to_device(StepBatches(training.system, training.config, dataset, solo())[step])
+
+
+def state_at(training: Training, step: int) -> PhaseState:
+    return PhaseState(training.config, step, training.frozen, {})
+
+
+def test_the_discriminator_waits_until_photos_can_be_drawn(drawn_faces: str) -> None:
+    training = start("adversarial_from=2")
+    due = {
+        step: [phase.name for phase in training.system.phases(training.config) if phase.due(step)] for step in range(4)
+    }
+    assert "discriminator" not in due[1]
+    assert due[2][0] == "discriminator"
+    batch = batch_of(training, drawn_faces)
+    terms = [
+        training.system._generator_loss(batch, training.networks, state_at(training, step))[1]  # type: ignore[attr-defined]
+        for step in (1, 2)
+    ]
+    assert "adversarial" not in terms[0]
+    assert {"adversarial", "latents", "pixel", "divergence"} <= set(terms[1])
+
+
+def test_faces_are_small_at_first(drawn_faces: str) -> None:
+    training = start("full_size_from=3")
+    side = training.config.generator.side
+    drawn = [
+        training.networks["generator"](torch.zeros(1, 16), AttributeEditing._side(state_at(training, step)))
+        for step in (2, 3)
+    ]
+    assert [face.shape[-1] for face in drawn] == [side // 2, side]
+
+
+def test_blended_latents_lie_between_those_of_two_photos() -> None:
+    torch.manual_seed(0)
+    latents = torch.randn(8, 400)
+    blended = AttributeEditing._blended(latents, {"blend": torch.tensor([9.0, 0, 9, 1, 9, 0.5, 9, 0.2])})
+    assert torch.equal(blended[0], latents[1])
+    assert torch.equal(blended[1], latents[2])
+    spread = blended[2:].std(1)  # as far from the middle as either
+    assert ((spread > 0.85) & (spread < 1.15)).all()
+
+
+def test_only_labelled_faces_teach_a_classifier(drawn_faces: str) -> None:
+    training = start()
+    batch = batch_of(training, drawn_faces)
+    for labels, learns in ((torch.zeros_like(batch["labels"]), False), (batch["labels"], True)):
+        training.networks["classifiers"].zero_grad()
+        loss, _ = training.system._classifiers_loss(  # type: ignore[attr-defined]
+            batch | {"labels": labels}, training.networks, state_at(training, 0)
+        )
+        loss.backward()
+        gradients = [p.grad.abs().sum() for p in training.networks["classifiers"].parameters() if p.grad is not None]
+        assert bool(sum(gradients) > 0) is learns
+
+
+def test_labels_are_those_of_the_attributes_asked_for(drawn_faces: str) -> None:
+    training = start("attributes=[Male,Smiling]")
+    dataset = FaceDataset(drawn_faces, None, training.config.size, training.system.labels)
+    raw = dataset.batch(training.system.sampler(training.config, dataset)(0), training.system.columns)
+    labels = batch_of(training, drawn_faces)["labels"]
+    wanted = torch.as_tensor(raw["attributes"])[:, [ATTRIBUTE_ID["Male"], ATTRIBUTE_ID["Smiling"]]]
+    assert torch.equal(labels, wanted.float())
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("attributes=[Smiling,Horns]", r"attributes=\['Smiling', 'Horns'\]: choose among 5_o_Clock_Shadow"),
+        ("attributes=[]", r"attributes=\[\]: choose among"),
+        ("feature_network=", "feature_network is empty; give one"),
+        ("generator.widths=[16]", r"generator.widths=\[16\]: give at least two"),
+        ("places.widths=[4,4,4,4,4,4,4]", "places.widths has 7 levels, which faces of 64 px"),
+        ("global_batch=3", "global_batch=3 must be even"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(setting: str, message: str) -> None:
+    with pytest.raises(RayfaceError, match=message):
+        resolve_config(get_system("attribute_editing"), "tiny", [setting])
+
+
+def test_random_vectors_become_latents_like_the_photos() -> None:
+    generator = start().networks["generator"]
+    torch.manual_seed(0)
+    wanted = torch.randn(20_000, 16) @ torch.randn(16, 16) + 3
+    generator.fit_latents(wanted[::2], torch.full((10_000, 16), -1.0))  # type: ignore[operator]
+    latents = generator.latents_of(torch.randn(20_000, 16))  # type: ignore[operator]
+    assert torch.allclose(latents.mean(0), wanted.mean(0), atol=0.2)
+    assert torch.allclose(torch.cov(latents.T), torch.cov(wanted.T) + torch.eye(16) / torch.e, atol=2.0)
+    assert float((torch.cov(latents.T) - torch.eye(16)).abs().max()) > 5, "they were not before"
+
+
+def test_finishing_leaves_what_photos_are_drawn_from(drawn_faces: str) -> None:
+    training = start()
+    networks = {name: training.networks[name].eval() for name in training.system.released}
+    latents = torch.randn(2, 16)
+    with torch.no_grad():
+        before = networks["generator"](latents)
+        training.system.finish(
+            networks, training.config, FaceDataset(drawn_faces, None, training.config.size), torch.device("cpu")
+        )
+        assert torch.equal(networks["generator"](latents), before)
+    assert not torch.equal(networks["generator"].spread, torch.eye(16))  # type: ignore[arg-type]
+
+
+def test_random_faces_are_always_the_same_row() -> None:
+    generator = start().networks["generator"].eval()
+    row = drawn_faces(generator, 0, 6, torch.device("cpu"))
+    assert torch.equal(row[4:], drawn_faces(generator, 4, 2, torch.device("cpu")))
+    assert not torch.equal(row[0], row[1])
+
+
+def step() -> AttributeEditingStep:
+    training = start()
+    networks = {name: training.networks[name].eval().requires_grad_(False) for name in training.system.released}
+    torch.nn.init.constant_(networks["places"].head.bias, 20.0)  # type: ignore[union-attr, arg-type]
+    return AttributeEditingStep(
+        LoadedModel("attribute_editing", 1, "attribute_editing", training.config, networks, {}), torch.device("cpu")
+    )
+
+
+def test_the_step_edits_the_crops_that_ask_for_it() -> None:
+    edits = step()
+    crops = torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    with torch.inference_mode():  # as a replica calls it
+        changed = edits(crops, {"add": [("Smiling",), ()], "remove": [(), ()]})
+    assert not torch.equal(changed[0], crops[0])
+    assert torch.equal(changed[1], crops[1])
+    assert torch.equal(changed[:1], edits(crops[:1], {"add": [("Smiling",)], "remove": [()]}))
+
+
+def test_the_step_names_what_it_can_edit() -> None:
+    crops = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    with pytest.raises(RayfaceError, match=r"remove is 'Bald'; attribute_editing@1 edits: Smiling, Mouth"):
+        step()(crops, {"add": [()], "remove": [("Bald",)]})

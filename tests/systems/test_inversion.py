@@ -1,0 +1,174 @@
+"""Inversion: latents are found, attributes moved, and the photo kept where nothing was asked."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rayface.networks.face_generator import FaceGenerator, FaceGeneratorConfig
+from rayface.systems.inversion import (
+    ANYWHERE,
+    PLACES,
+    PLAIN,
+    SEEN_IN,
+    InversionConfig,
+    Inverted,
+    carried_over,
+    edit,
+    edited_crops,
+    invert,
+)
+
+LABELS = ("Smiling", "Blond_Hair")
+SEARCH = InversionConfig(steps=40, edit_steps=40, natural=0.0, others=0.0, local=0.0)
+
+
+class Look(nn.Module):
+    """An image network whose features are the picture, twice."""
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [images, images]
+
+
+class Guess(nn.Module):
+    """A first guess that is right, or nearly."""
+
+    def __init__(self, latents: Tensor, noise: float = 0.3) -> None:
+        super().__init__()
+        self.latents = latents + noise * torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+
+    def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
+        return self.latents, torch.zeros_like(self.latents)
+
+
+class Bright(nn.Module):
+    """Classifiers: is the lower half bright, is the upper half?"""
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        images = features[0].mean(1)
+        half = images.shape[-1] // 2
+        return 8 * torch.stack([images[:, half:].mean((1, 2)), images[:, :half].mean((1, 2))], 1)
+
+
+class Everywhere(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.full((len(images), len(PLACES), *images.shape[-2:]), 20.0)
+
+
+@pytest.fixture
+def known() -> tuple[dict[str, Any], Tensor, Tensor]:
+    """Networks, faces that the generator drew, and the random vectors that it drew them from."""
+    torch.manual_seed(0)
+    generator = FaceGenerator(FaceGeneratorConfig((16, 16, 8), 16, 1))
+    for layer in generator.to_rgb:
+        layer.weight.data *= 3  # type: ignore[operator]
+    generator.requires_grad_(False)
+    latents = torch.randn(3, 16)
+    networks = {
+        "generator": generator, "look": Look(), "first_guess": Guess(latents), "classifiers": Bright(),
+        "places": Everywhere(),
+    }  # fmt: skip
+    return networks, generator(latents), latents
+
+
+def error(found: Inverted, faces: Tensor) -> float:
+    return float((found.drawn - faces).square().mean())
+
+
+def test_latents_of_a_drawn_face_are_found(known: tuple[dict[str, Any], Tensor, Tensor]) -> None:
+    networks, faces, _ = known
+    before = error(invert(networks, faces, replace(SEARCH, steps=1, rate=0.0, extended=False)), faces)
+    z = invert(networks, faces, replace(SEARCH, extended=False))
+    extended = invert(networks, faces, SEARCH)
+    assert error(z, faces) < 0.1 * before
+    assert error(extended, faces) < 0.1 * before
+    assert z.losses.shape == (40, 3)
+    assert torch.equal(z.generator.styles(z.latents), z.styles)
+
+
+def test_a_good_first_guess_begins_nearer(known: tuple[dict[str, Any], Tensor, Tensor]) -> None:
+    networks, faces, _ = known
+    guessed, middle = (invert(networks, faces, replace(SEARCH, first_guess=guess)) for guess in (True, False))
+    assert (guessed.losses[0] < middle.losses[0]).all()
+    plain = invert(networks, faces, replace(PLAIN, steps=2))
+    assert torch.equal(plain.styles[:, :1].expand_as(plain.styles), plain.styles), "one random vector, no extension"
+
+
+def test_tuning_draws_a_strange_photo_better_and_leaves_the_generator(
+    known: tuple[dict[str, Any], Tensor, Tensor],
+) -> None:
+    networks, faces, _ = known
+    strange = faces.flip(2)
+    kept = {name: value.clone() for name, value in networks["generator"].state_dict().items()}
+    untuned, tuned = (invert(networks, strange, replace(SEARCH, steps=5, tuning_steps=count)) for count in (0, 20))
+    assert error(tuned, strange) < error(untuned, strange)
+    assert all(torch.equal(value, kept[name]) for name, value in networks["generator"].state_dict().items())
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0])
+@pytest.mark.parametrize("logistic", [True, False])
+def test_an_edit_gives_what_is_asked(
+    known: tuple[dict[str, Any], Tensor, Tensor], target: float, logistic: bool
+) -> None:
+    networks, faces, _ = known
+    found = invert(networks, faces, replace(SEARCH, steps=5))
+    wanted = torch.full((3, 2), float("nan"))
+    wanted[:, 0] = target
+    made = edit(networks, found, wanted, LABELS, replace(SEARCH, logistic=logistic))
+    before, after = (Bright()([images])[:, 0] for images in (found.drawn, made))
+    assert ((after - before) * (2 * target - 1) > 0.05).all()
+
+
+def test_other_attributes_and_places_are_held(known: tuple[dict[str, Any], Tensor, Tensor]) -> None:
+    networks, faces, _ = known
+    found = invert(networks, faces, replace(SEARCH, steps=5))
+    wanted = torch.tensor([[1.0, float("nan")]]).expand(3, -1)
+    free, held = (
+        edit(networks, found, wanted, LABELS, replace(SEARCH, others=others, local=local))
+        for others, local in ((0.0, 0.0), (20.0, 0.0))
+    )
+    other = [(Bright()([made])[:, 1] - Bright()([found.drawn])[:, 1]).abs().mean() for made in (free, held)]
+    assert other[1] < other[0]
+    local = edit(networks, found, wanted, LABELS, replace(SEARCH, local=200.0))
+    above = [(made - found.drawn)[:, :, :4].abs().mean() for made in (free, local)]
+    assert above[1] < above[0]
+
+
+def test_nothing_of_the_photo_changes_where_nothing_was_drawn_anew() -> None:
+    photos, drawn = torch.rand(2, 3, 64, 64) - 0.5, torch.rand(2, 3, 16, 16) - 0.5
+    anywhere = torch.ones(2, 1, 16, 16)
+    assert torch.equal(carried_over(photos, drawn, drawn, anywhere), photos)
+    assert torch.equal(carried_over(photos, drawn, drawn + 1, 0 * anywhere), photos)
+    slightly = carried_over(photos, drawn, drawn + 0.1, anywhere)
+    assert torch.allclose(slightly - photos, torch.tensor(0.1), atol=1e-5), "the photo's own detail stays"
+    much = carried_over(photos, drawn, drawn + 1, anywhere)
+    assert torch.allclose(much.mean((2, 3)), (drawn + 1).mean((2, 3)), atol=1e-5), "what was there is gone"
+
+
+def test_attributes_are_seen_in_their_places() -> None:
+    places = torch.zeros(1, len(PLACES), 64, 64)
+    places[:, list(PLACES).index("hair"), :20] = 1
+    found = Inverted(
+        torch.zeros(1, 4), torch.zeros(1, 1, 4), torch.zeros(1, 3, 64, 64), None, torch.zeros(0, 1), places
+    )
+    smiling, blond = (found.seen_in(torch.tensor([row]), LABELS)[0, 0] for row in ([True, False], [False, True]))
+    assert not smiling.any(), "there is no face"
+    assert float(blond[:10].min()) > 0.9
+    assert not blond[40:].any()
+    for names, box in (*SEEN_IN.values(), ANYWHERE):
+        assert set(names) <= set(PLACES)
+        assert box[0] < box[2]
+        assert box[1] < box[3]
+
+
+def test_several_edits_of_the_same_crops(known: tuple[dict[str, Any], Tensor, Tensor]) -> None:
+    networks, faces, _ = known
+    crops = ((faces.clamp(-1, 1) + 1) * 127.5).round().byte()
+    wanted = torch.full((3, 3, 2), float("nan"))
+    wanted[0, :, 0], wanted[1, :, 0], wanted[2, 0, 1] = 1, 0, 1
+    brighter, darker, one = edited_crops(networks, crops, wanted, LABELS, SEARCH, torch.device("cpu"))
+    assert (brighter.float().mean((1, 2, 3)) > darker.float().mean((1, 2, 3))).all()
+    assert torch.equal(one[1:], crops[1:]), "of them nothing was asked"
+    assert not torch.equal(one[0], crops[0])
