@@ -25,7 +25,7 @@ UNREAD = (".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".dng", ".cr2", ".n
 class Application:
     """What is done to every photo, as it was asked for; `prepare` makes it ready.
 
-    `assignments` are `key=value` parameters (strength, faces, boxes, scale, style; max_output_megapixels,
+    `assignments` are `key=value` parameters (strength, faces, boxes, scale, style, add, remove; max_output_megapixels,
     identity_guard, similarity_threshold), `models` are `step=name@version` where a step (or "parse", "identify") takes
     another model than the one named as its system.
     """

@@ -116,7 +116,12 @@ def check_params(params: Mapping[str, Any]) -> Params:
     for key in ("add", "remove"):
         if key in values:
             names = values[key]
-            values[key] = parse_names(names) if isinstance(names, str) else tuple(map(str, names))
+            if isinstance(names, str):
+                values[key] = parse_names(names)
+            elif isinstance(names, Iterable):
+                values[key] = tuple(map(str, names))
+            else:
+                raise RayfaceError(f"{key} is {names!r}; give names of attributes, for example Smiling,Bangs.")
     if "boxes" in values:
         boxes = values["boxes"]
         if isinstance(boxes, str):

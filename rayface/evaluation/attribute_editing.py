@@ -48,12 +48,14 @@ def inversion_report(
     metrics = judged_metrics()
     values: dict[tuple[str, str], list[Tensor]] = {}
     for _, crops in _batches(dataset, min(len(dataset), limit or len(dataset)), batch):
-        for name, draw in draws.items():
-            made = draw(crops)
-            photos = resize_images(crops, made.shape[-1])
-            values.setdefault((name, "psnr"), []).append(psnr(made, photos))
+        drawn = {name: draw(crops) for name, draw in draws.items()}
+        photos = {made.shape[-1]: resize_images(crops, made.shape[-1]) for made in drawn.values()}
+        large = {side: resize_images(small, SIDE) for side, small in photos.items()}  # judges know them again
+        for name, made in drawn.items():
+            side = made.shape[-1]
+            values.setdefault((name, "psnr"), []).append(psnr(made, photos[side]))
             for metric, measure in metrics.items():
-                seen = measure(resize_images(made, SIDE), resize_images(photos, SIDE))
+                seen = measure(resize_images(made, SIDE), large[side])
                 values.setdefault((name, metric), []).append(seen)
     report: dict[str, Any] = {}
     for (name, metric), parts in values.items():

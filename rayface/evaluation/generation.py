@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SIDE = 256  # of the crops that judges see
 MOST = 500  # faces of each kind
-EIGENFACE_SIDE, EIGENFACES = 64, 100
+EIGENFACE_SIDE, EIGENFACES, EIGENFACE_PHOTOS = 64, 100, 1000
 COPIED = 1  # percent of held-out photos that are as near to a training photo by chance
 Draw = Callable[[int, int], Tensor]  # first, count -> faces uint8 [count, 3, S, S], always the same
 
@@ -41,7 +41,8 @@ def generation_report(
     many drawn faces as there are photos, of training photos (`photos`: what a perfect generator reaches) and of
     `eigenfaces` (random ones, 100 components: the classical generator). `nearest`: median distance (dlib) to
     the nearest training photo, mirrored or not, of drawn faces and of held-out photos; `copied`: share of drawn faces
-    that are nearer than all but 1 % of held-out photos. {} where the judges are missing.
+    that are nearer than all but 1 % of held-out photos. {} where the judges are missing, or there are
+    less than two faces. Training photos are the train split of the data set that is evaluated on.
     """
     panel = judging()
     count = min(len(held_out), len(trained_on), limit or MOST, MOST)
@@ -50,7 +51,7 @@ def generation_report(
         judges["frechet"] = _Pooled(look)
     if (identity := panel.network("identity", ("frechet_identity", "nearest", "copied"))) is not None:
         judges["frechet_identity"] = identity
-    if not judges:
+    if not judges or count < 2:
         return {}
 
     def photos(dataset: "FaceDataset", total: int) -> Draw:
@@ -63,7 +64,8 @@ def generation_report(
 
         return some
 
-    eigenfaces = Eigenfaces(photos(trained_on, len(trained_on)), len(trained_on), batch)
+    components = min(len(trained_on), EIGENFACE_PHOTOS)
+    eigenfaces = Eigenfaces(photos(trained_on, components), components, batch)
     kinds: dict[str, Draw] = {"model": draw, "photos": photos(trained_on, count), "eigenfaces": eigenfaces}
     device = panel.device
     wanted = _seen(judges, photos(held_out, count), count, batch, device)
@@ -104,7 +106,8 @@ class Eigenfaces:
         parts = [photos(first, min(batch, total - first)) for first in range(0, total, batch)]
         pixels = torch.cat([resize_images(part, EIGENFACE_SIDE) for part in parts]).float().flatten(1)
         self.mean = pixels.mean(0)
-        _, values, self.faces = torch.svd_lowrank(pixels - self.mean, q=min(EIGENFACES, len(pixels)), niter=4)
+        _, values, faces = torch.linalg.svd(pixels - self.mean, full_matrices=False)
+        values, self.faces = values[:EIGENFACES], faces[:EIGENFACES].T
         self.spread = values / max(len(pixels) - 1, 1) ** 0.5
 
     def __call__(self, first: int, count: int) -> Tensor:

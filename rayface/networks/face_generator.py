@@ -97,7 +97,9 @@ class FaceGenerator(nn.Module):
             x = self.blocks[level](x, styles[:, level]) if level < len(self.blocks) else F.silu(x)
             faces = faces + to_rgb(x).float()
             if x.shape[-1] == side:
-                break
+                # a data-parallel generator must have gradients of all of itself
+                unused = (self.blocks[level + 1 :], self.ups[level:], self.to_rgb[level + 1 :])
+                return faces + 0 * sum(p.sum() for part in unused for p in part.parameters())
         return faces
 
 

@@ -12,4 +12,5 @@ def as_served(device: torch.device) -> AbstractContextManager[object]:
     the time; without it bf16 is emulated and slower, so there it stays float32.
     """
     half = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+    # no cache: what is searched for by descent (inversion, tuning) would be read as it was at the first step
+    return torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=False)

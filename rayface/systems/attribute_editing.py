@@ -6,6 +6,7 @@ photo's latents, so that photos lie where the generator draws well; and one bina
 seen all kinds of pictures, at views of them (DiffAugment). What is done with them is in `systems/inversion.py`.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,7 @@ from rayface.systems.inversion import (
     AttributeEditingStep,
     InversionConfig,
     Inverted,
+    check_inversion,
     edited_crops,
     invert,
 )  # fmt: skip
@@ -87,7 +89,7 @@ class AttributeEditingConfig(SystemConfig):
     places_rate: float = 1e-3
     r1_every: int = 8
     adversarial_from: int = 1500  # steps in which the generator learns photos alone, or the discriminator wins at once
-    full_size_from: int = 6000  # until then pictures of half the side, four times as fast
+    full_size_from: int = 6000  # until then, or half of the steps, faces have half the side: faster
     asked_at: int = 256  # px to a side at which the parser is asked
     feature_network: str = "pretrained:efficientnet_lite0:4"
     parser: str = "parsing"
@@ -109,7 +111,7 @@ class AttributeEditing(System):
         if preset == "tiny":
             return AttributeEditingConfig(
                 size=64, steps=20, full_size_from=6, adversarial_from=4, r1_every=2, checkpoint_every=10,
-                sample_every=20, log_every=1, generator=FaceGeneratorConfig((16, 16, 8, 8, 8), 16, 1),
+                sample_every=20, log_every=1, generator=FaceGeneratorConfig((16, 16, 8, 8), 16, 1),
                 discriminator=ProjectedDiscriminatorConfig(width=8),
                 places=ParserConfig((8, 8), 1, len(PLACES)), asked_at=64,
                 feature_network="pretrained:efficientnet_lite0:3", parser="",
@@ -137,8 +139,18 @@ class AttributeEditing(System):
             )
         if config.global_batch % 2:
             raise RayfaceError(f"global_batch={config.global_batch} must be even: latents of two photos are blended")
-        if not config.feature_network:
-            raise RayfaceError("feature_network is empty; give one, for example pretrained:efficientnet_lite0:4")
+        if len(set(config.attributes)) < len(config.attributes):
+            raise RayfaceError(f"attributes={list(config.attributes)}: give each once")
+        if not re.match(r"pretrained:efficientnet_lite0:[34](@|$)", config.feature_network):
+            raise RayfaceError(
+                f"feature_network={config.feature_network}: the first guess and the attribute networks are built for "
+                "pretrained:efficientnet_lite0:3 and pretrained:efficientnet_lite0:4; give one of them"
+            )
+        if config.discriminator.first_stage != 1:
+            raise RayfaceError(f"discriminator.first_stage={config.discriminator.first_stage} must be 1 here")
+        if config.places.classes != len(PLACES):
+            raise RayfaceError(f"places.classes={config.places.classes} must be {len(PLACES)}, of {', '.join(PLACES)}")
+        check_inversion(config.inversion)
 
     def build(self, config: AttributeEditingConfig) -> dict[str, nn.Module]:
         channels = (24, 40, 112)[: 2 + (not config.feature_network.endswith(":3"))]
@@ -200,7 +212,8 @@ class AttributeEditing(System):
     def _side(state: PhaseState) -> int:
         """Pixels to a side of what is drawn at this step."""
         config = state.config
-        return config.generator.side if state.step >= config.full_size_from else config.generator.side // 2
+        whole = state.step >= min(config.full_size_from, config.steps // 2)
+        return config.generator.side if whole else config.generator.side // 2
 
     def _seen(self, images: Tensor, batch: Batch, state: PhaseState) -> list[Tensor]:
         images = resize_images(images, state.config.generator.side)
@@ -302,6 +315,7 @@ class AttributeEditing(System):
         from rayface.evaluation.attribute_editing import edits_report, first_guess_report, inversion_report
         from rayface.evaluation.generation import generation_report
 
+        trained_on = FaceDataset(dataset.path, "train")
         found, batch, side = config.inversion, config.global_batch, config.generator.side
         ways = {
             "plain": PLAIN,
@@ -315,10 +329,15 @@ class AttributeEditing(System):
                 return invert(networks, resize_images(to_float(crops.to(device)), side), way)
 
         def redrawn(way: InversionConfig) -> Callable[[Tensor], Tensor]:
-            return lambda crops: to_uint8(inverted(crops, way).drawn.clamp(-1, 1)).cpu()
+            def drawn(crops: Tensor) -> Tensor:
+                parts = crops.split(1) if way.tuning_steps else [crops]  # a generator is tuned to one photo
+                return torch.cat([to_uint8(inverted(part, way).drawn.clamp(-1, 1)).cpu() for part in parts])
+
+            return drawn
 
         def losses(crops: Tensor, first_guess: bool) -> Tensor:
-            return inverted(crops, replace(found, first_guess=first_guess, natural=0, tuning_steps=0)).losses
+            start = "guess" if first_guess else "middle"
+            return inverted(crops, replace(found, start=start, natural=0, tuning_steps=0)).losses
 
         def edited(crops: Tensor, wanted: Tensor) -> list[Tensor]:
             return edited_crops(networks, crops, wanted, config.attributes, found, device)
@@ -330,7 +349,7 @@ class AttributeEditing(System):
             "inversion": inversion_report({name: redrawn(way) for name, way in ways.items()}, dataset, batch, limit),
             "first_guess": first_guess_report(losses, dataset, batch, limit),
             "edits": edits_report(edited, dataset, config.attributes, batch, limit),
-            "generation": generation_report(draw, dataset, FaceDataset(dataset.path, "train"), batch, limit),
+            "generation": generation_report(draw, dataset, trained_on, batch, limit),
         }
 
     @torch.no_grad()

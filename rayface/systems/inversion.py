@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,12 +22,12 @@ from rayface.imaging.codec import to_float, to_uint8
 from rayface.imaging.filters import gaussian_blur, resize_images
 from rayface.networks.efficientnet_lite import feature_distance
 from rayface.networks.precision import as_served
+from rayface.randomness import generator as seeded
 
 if TYPE_CHECKING:
     from rayface.store import LoadedModel
 
 Networks = Mapping[str, Any]  # AttributeEditing.released: a FaceGenerator and the others
-Told = Callable[[float], None]  # hears the share of the work that is done
 
 # What the network `places` finds, of which parser's classes.
 PLACES = {
@@ -58,7 +59,10 @@ SEEN_IN: dict[str, tuple[tuple[str, ...], tuple[float, float, float, float]]] = 
     "Blond_Hair": (("hair",), (0, 0, 1, 1)),
 }
 ANYWHERE = (tuple(PLACES), (0.0, 0.0, 1.0, 1.0))
-LITTLE, MUCH = 0.02, 0.25  # mean change of a place, of 2: less is none; from here on what was there is gone
+# Mean change of a place, of 2: below LITTLE it is none, from twice that on all of it; from MUCH on the photo's own
+# detail goes, at twice that it is gone.
+LITTLE, MUCH = 0.02, 0.25
+STARTS = ("guess", "middle", "random")
 BORDER = 0.04  # of the side: how soft those boxes end
 
 
@@ -66,7 +70,7 @@ BORDER = 0.04  # of the side: how soft those boxes end
 class InversionConfig:
     """How a photo's latents are sought and moved; what is 0 or False is left out."""
 
-    first_guess: bool = True  # else from the middle of all random vectors
+    start: str = "guess"  # where the search begins, one of STARTS: learned, the middle of all photos, anywhere
     extended: bool = True  # a style for every level; else the random vector itself
     steps: int = 60  # of S31
     rate: float = 0.05
@@ -84,9 +88,18 @@ class InversionConfig:
 
 # The document alone
 PLAIN = InversionConfig(
-    first_guess=False, extended=False, perceptual=0, natural=0, logistic=False, local=0, others=0, carried=False,
+    start="random", extended=False, perceptual=0, natural=0, logistic=False, local=0, others=0, carried=False,
     steps=300, edit_steps=100,
 )  # fmt: skip
+
+
+def check_inversion(config: InversionConfig) -> None:
+    """Raises RayfaceError for settings that no search could use."""
+    if config.start not in STARTS:
+        raise RayfaceError(f"inversion.start={config.start}: give one of {', '.join(STARTS)}")
+    for name, value in vars(config).items():
+        if not isinstance(value, str) and value < 0:
+            raise RayfaceError(f"inversion.{name}={value} must not be below 0")
 
 
 @dataclass(frozen=True)
@@ -117,21 +130,15 @@ class Inverted:
         return gaussian_blur(torch.einsum("na,nahw->nhw", asked.float(), maps).clamp(0, 1)[:, None], BORDER * side)
 
 
-def _nothing(share: float) -> None:
-    pass
-
-
-def invert(networks: Networks, photos: Tensor, config: InversionConfig, told: Told = _nothing) -> Inverted:
+def invert(networks: Networks, photos: Tensor, config: InversionConfig) -> Inverted:
     """S31 for photos float [N, 3, side, side] in [-1, 1], all at once."""
     generator, look = networks["generator"], networks["look"]
     with torch.no_grad():
         features, places = look(photos), networks["places"](photos).float().sigmoid()
-        latents = networks["first_guess"](features[1:])[0]
-        if not config.first_guess:
-            latents = torch.zeros_like(latents)
+        latents = _begin(networks, features, config.start)
     start = generator.styles(latents).detach() if config.extended else latents
     moved, losses = start.clone(), []
-    for take, moving in _descend(moved, config.steps, config.rate, told):
+    for take, moving in _descend(moved, config.steps, config.rate):
         styles = moving if config.extended else generator.styles(moving)
         made = generator.draw(styles)
         loss = 0.5 * (made - photos).square().mean((1, 2, 3))
@@ -147,10 +154,24 @@ def invert(networks: Networks, photos: Tensor, config: InversionConfig, told: To
     if config.tuning_steps:
         generator = tuned(generator, look, photos, features, styles, config)
     with torch.no_grad():
-        return Inverted(latents, styles, generator.draw(styles), generator, torch.stack(losses), places)
+        told_losses = torch.stack(losses) if losses else photos.new_zeros(0, len(photos))
+        return Inverted(latents, styles, generator.draw(styles), generator, told_losses, places)
 
 
-def _descend(values: Tensor, steps: int, rate: float, told: Told) -> Iterator[tuple[Callable[[Tensor], None], Tensor]]:
+def _begin(networks: Networks, features: Sequence[Tensor], start: str) -> Tensor:
+    """Latents float [N, latent] at which the search for photos with these features begins."""
+    guess: Tensor = networks["first_guess"](features[1:])[0]
+    if start == "guess":
+        return guess
+    generator = networks["generator"]
+    random = torch.zeros_like(guess)
+    if start == "random":
+        drawn = seeded(0, stream="where a search begins").standard_normal(guess.shape[1], np.float32)
+        random = random + torch.from_numpy(drawn).to(guess.device)
+    return generator.latents_of(random)
+
+
+def _descend(values: Tensor, steps: int, rate: float) -> Iterator[tuple[Callable[[Tensor], None], Tensor]]:
     """Adam on `values`, in place: at every step what takes the losses float [N], and what they are to depend on."""
     moving = values.requires_grad_(True)
     optimizer = torch.optim.Adam([moving], rate, (0.9, 0.99))
@@ -163,7 +184,6 @@ def _descend(values: Tensor, steps: int, rate: float, told: Told) -> Iterator[tu
             optimizer.step()
 
         yield take, moving
-        told((step + 1) / steps)
     values.requires_grad_(False)
 
 
@@ -171,7 +191,7 @@ def tuned(
     generator: Any, look: nn.Module, photos: Tensor, features: Sequence[Tensor], styles: Tensor,
     config: InversionConfig,
 ) -> Any:  # fmt: skip
-    """A copy of the generator that draws these photos better at these styles (PTI)."""
+    """A copy of the generator that draws these photos better at these styles (PTI); of one photo, as a rule."""
     generator = copy.deepcopy(generator).requires_grad_(True)
     optimizer = torch.optim.Adam(generator.parameters(), config.tuning_rate, (0.9, 0.99))
     for _ in range(config.tuning_steps):
@@ -185,7 +205,7 @@ def tuned(
 
 def edit(
     networks: Networks, inverted: Inverted, wanted: Tensor, labels: Sequence[str],
-    config: InversionConfig, told: Told = _nothing,
+    config: InversionConfig,
 ) -> Tensor:  # fmt: skip
     """S32: faces float [N, 3, side, side] whose attributes are `wanted`, float [N, A]: 1 with, 0 without, nan as it is.
 
@@ -202,7 +222,7 @@ def edit(
     def drawn(moving: Tensor) -> Tensor:
         return generator.draw(inverted.styles + generator.styles(inverted.latents + moving) - own)
 
-    for take, moving in _descend(step, config.edit_steps, config.edit_rate, told):
+    for take, moving in _descend(step, config.edit_steps, config.edit_rate):
         made = drawn(moving)
         logits = classifiers(look(made)[1:])
         if config.logistic:
@@ -228,14 +248,24 @@ def edited_crops(
 ) -> list[Tensor]:  # fmt: skip
     """Crops uint8 [N, 3, S, S] edited in K ways, each float [N, A] of `wanted` [K, N, A] as in `edit`; on the CPU.
 
-    Their latents are sought once. A crop of which nothing is wanted stays as it is.
+    Their latents are sought once. A crop of which nothing is wanted stays as it is. A generator is tuned to one photo
+    alone.
     """
-    with torch.inference_mode(False), torch.enable_grad(), as_served(device):
+    if config.tuning_steps and len(crops) > 1:
+        each = [
+            edited_crops(networks, crops[n : n + 1], wanted[:, n : n + 1], labels, config, device)
+            for n in range(len(crops))
+        ]
+        return [torch.cat(ways) for ways in zip(*each, strict=True)]
+    with torch.inference_mode(False), torch.enable_grad():
         photos = to_float(crops.clone().to(device)).contiguous(memory_format=torch.channels_last)
-        inverted = invert(networks, resize_images(photos, networks["generator"].config.side), config)
+        with as_served(device):
+            inverted = invert(networks, resize_images(photos, networks["generator"].config.side), config)
         results = []
         for asked in wanted.clone().to(device):
-            made, named = edit(networks, inverted, asked, labels, config), ~asked.isnan()
+            with as_served(device):
+                made = edit(networks, inverted, asked, labels, config)
+            named = ~asked.isnan()
             if config.carried:
                 changed = carried_over(photos, inverted.drawn, made, inverted.seen_in(named, labels))
             else:
@@ -276,7 +306,7 @@ class AttributeEditingStep:
         }
 
     def __call__(self, crops: Tensor, params: Mapping[str, Any]) -> Tensor:
-        """`params["add"]`, `params["remove"]`: names, or a list of names for each crop.
+        """`params["add"]`, `params["remove"]`: for each crop its names.
 
         Raises RayfaceError for an attribute that this model does not edit.
         """

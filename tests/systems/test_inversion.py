@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rayface.networks.face_generator import FaceGenerator, FaceGeneratorConfig
+from rayface.networks.precision import as_served
 from rayface.systems.inversion import (
     ANYWHERE,
     PLACES,
@@ -88,9 +89,23 @@ def test_latents_of_a_drawn_face_are_found(known: tuple[dict[str, Any], Tensor, 
     assert torch.equal(z.generator.styles(z.latents), z.styles)
 
 
+@pytest.mark.parametrize("settings", [{"extended": False}, {"steps": 2, "tuning_steps": 20}])
+def test_in_half_precision_every_step_sees_the_step_before(
+    known: tuple[dict[str, Any], Tensor, Tensor], settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache of rounded values would show the search its beginning for ever."""
+    networks, faces, _ = known
+    config = replace(SEARCH, perceptual=0.0, **settings)
+    exact = error(invert(networks, faces.flip(2), config), faces.flip(2))
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    with as_served(torch.device("cpu")):
+        half = error(invert(networks, faces.flip(2), config), faces.flip(2))
+    assert half < 1.2 * exact
+
+
 def test_a_good_first_guess_begins_nearer(known: tuple[dict[str, Any], Tensor, Tensor]) -> None:
     networks, faces, _ = known
-    guessed, middle = (invert(networks, faces, replace(SEARCH, first_guess=guess)) for guess in (True, False))
+    guessed, middle = (invert(networks, faces, replace(SEARCH, start=start)) for start in ("guess", "middle"))
     assert (guessed.losses[0] < middle.losses[0]).all()
     plain = invert(networks, faces, replace(PLAIN, steps=2))
     assert torch.equal(plain.styles[:, :1].expand_as(plain.styles), plain.styles), "one random vector, no extension"
