@@ -102,6 +102,7 @@ def evaluate(
     store: Store = "",
     limit: Annotated[int, typer.Option(help="at most so many photos; 0: all")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    set_: Set = [],  # noqa: B006
     commercial_only: CommercialOnly = False,
     no_judges: Annotated[
         bool, typer.Option("--no-judges", help="without the metrics of frozen networks: quicker")
@@ -115,7 +116,7 @@ def evaluate(
     from rayface.store import open_store
 
     opened = open_store(store or None, commercial_only)
-    report = run_evaluation(system, data, opened, model or None, split, limit or None, device, not no_judges)
+    report = run_evaluation(system, data, opened, model or None, split, limit or None, device, not no_judges, set_)
     if as_json:
         print_json(report)
     else:
@@ -136,10 +137,20 @@ def ablate(
     set_: Set = [],  # noqa: B006
     split: Annotated[str, typer.Option(help="what the runs are judged on")] = "test",
     limit: Annotated[int, typer.Option(help="at most so many photos; 0: all")] = 0,
+    model: Annotated[str, typer.Option(help="a trained model: parts of its use are switched off, no training")] = "",
 ) -> None:
-    """What each part of a system is worth: it is trained whole and with each part off, with several seeds."""
+    """What each part of a system is worth: it is trained whole and with each part off, with several seeds.
+
+    With --model a trained one is judged whole and with each part of its use off."""
     from rayface.comparison import ablate as run
+    from rayface.comparison import ablate_use
     from rayface.errors import RayfaceError
+
+    if model:
+        if init or preset or set_:
+            raise RayfaceError("--model judges a trained model; leave out --init, --preset and --set")
+        print(ablate_use(system, data, out, model, store, split, limit or None))
+        return
 
     if not all(part.strip().isdigit() for part in seeds.split(",")):
         raise RayfaceError(f"--seeds {seeds!r}: give numbers separated by commas, for example 0,1,2")

@@ -65,6 +65,63 @@ def ablate(
     return found
 
 
+def ablate_use(
+    system: str,
+    data: str,
+    out: str,
+    model: str,
+    store: str = "",
+    split: str = "test",
+    limit: int | None = None,
+    tell: Callable[[str], None] = print,
+) -> str:
+    """Judge a trained model on `split`, used as it is and with each of the system's `use_ablations`.
+
+    Gives the table as Markdown, with the data's hash; it is also written to `out`/ablation.md. Arms that are in `out`
+    are kept. Raises RayfaceError for a system that names none, and for arms in `out` that were asked for otherwise.
+    """
+    from rayface.store import open_store
+    from rayface.systems.base import get_system
+
+    described = get_system(system)
+    if not described.use_ablations:
+        raise RayfaceError(f"{system} names nothing that could be switched off in a trained model's use")
+    digest = FaceDataset(data, split, require=described.labels).digest
+    sha256 = open_store(store or None).load(model).info["sha256"]
+    Path(out).mkdir(parents=True, exist_ok=True)
+    arms = {WHOLE: (), **described.use_ablations}
+    for arm, off in arms.items():
+        tell(arm)
+        asked = {"data": digest, "model": sha256, "settings": list(off), "split": split, "limit": limit}
+
+        def judged(arm: str = arm, off: Sequence[str] = off) -> dict[str, Any]:
+            metrics = described.ablation_metrics
+            found = evaluated(system, data, store or None, model, metrics, limit, True, split, off, True)
+            return {"arm": arm, **found}
+
+        kept_or_made(Path(out, f"{arm}.json"), asked, judged)
+    found = f"{table(Path(out), described.ablation_metrics, list(arms))}\n\nData, {split} split: {digest}\n"
+    _write(Path(out, "ablation.md"), found)
+    return found
+
+
+def kept_or_made(file: Path, asked: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is in `file`, else what `make` gives, written there with `asked`.
+
+    Raises RayfaceError where the file is of something else that was asked.
+    """
+    if file.exists():
+        held = json.loads(file.read_text()).get("asked", asked)  # older runs do not say
+        if held != asked:
+            changed = ", ".join(
+                f"{key} ({held.get(key)} then, {asked[key]} now)" for key in asked if held.get(key) != asked[key]
+            )
+            raise RayfaceError(f"{file} is of another comparison: {changed}; choose another folder, or delete it")
+    else:
+        _write(file, json.dumps({"asked": asked, **make()}, indent=1) + "\n")
+    return json.loads(file.read_text())
+
+
 def trained_and_judged(
     request: TrainRequest,
     arm: str,
@@ -85,19 +142,14 @@ def trained_and_judged(
         "data": FaceDataset(request.data, split).digest, "init": request.init, "preset": request.preset,
         "settings": list(request.overrides), "split": split, "limit": limit, "judged": judged,
     }  # fmt: skip
-    if file.exists():
-        held = json.loads(file.read_text()).get("asked", asked)  # older runs do not say
-        if held != asked:
-            changed = ", ".join(
-                f"{key} ({held[key]} then, {asked[key]} now)" for key in asked if held[key] != asked[key]
-            )
-            raise RayfaceError(f"{file} is of another comparison: {changed}; choose another folder, or delete it")
-    else:
+
+    def make() -> dict[str, Any]:
         (system,) = request.systems
         model = train_here(request)["models"][system]
         found = evaluated(system, request.data, request.store, model, metrics, limit, judged, split)
-        _write(file, json.dumps({"arm": arm, "seed": seed, "asked": asked, **found}, indent=1) + "\n")
-    return json.loads(file.read_text())
+        return {"arm": arm, "seed": seed, **found}
+
+    return kept_or_made(file, asked, make)
 
 
 def evaluated(
@@ -109,10 +161,13 @@ def evaluated(
     limit: int | None,
     judged: bool = True,
     split: str = "test",
+    settings: Sequence[str] = (),
+    use_only: bool = False,
 ) -> dict[str, Any]:
     """Million multiplications of a model's first network, and metrics (dotted names) of it on a split.
 
-    A metric that could not be measured (its judge is not at hand) is None.
+    `settings` and `use_only` as `evaluate` takes them. A metric that could not be measured (its judge is not at hand)
+    is None.
     """
     import torch
 
@@ -123,9 +178,12 @@ def evaluated(
     from rayface.systems.base import get_system
 
     opened = open_store(store)
-    found = dict(rows(evaluate(system, data, opened, model, split, limit=limit, judged=judged)["metrics"]))
+    report = evaluate(
+        system, data, opened, model, split, limit=limit, judged=judged, settings=settings, use_only=use_only
+    )
+    found = dict(rows(report["metrics"]))
     loaded = opened.load(model)
-    network = loaded.networks[get_system(system).released[0]]
+    network = get_system(system).of_pictures(loaded.networks)
     example = torch.zeros(1, 3, loaded.config.size, loaded.config.size)
     return {"megamacs": multiplications(network, example) / 1e6, **{metric: found.get(metric) for metric in metrics}}
 

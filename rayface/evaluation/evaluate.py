@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from rayface.configuration import override
 from rayface.errors import RayfaceError
 from rayface.evaluation.judges import JUDGES, Panel, refusals, refused_by_terms, using
 from rayface.evaluation.subgroups import (
@@ -21,7 +22,7 @@ from rayface.evaluation.subgroups import (
 from rayface.evaluation.verification import lfw_notes
 from rayface.pretrained import is_pretrained
 from rayface.store import LoadedModel, ModelStore
-from rayface.systems.base import get_system
+from rayface.systems.base import System, get_system
 from rayface.terms import check_commercial, dataset_terms
 
 if TYPE_CHECKING:
@@ -40,17 +41,20 @@ def evaluate(
     limit: int | None = None,
     device: str = "cpu",
     judged: bool = True,
+    settings: Sequence[str] = (),
+    use_only: bool = False,
 ) -> dict[str, Any]:
     """Metrics of `model` (a store reference; by default the system's own name) with what they were measured on.
 
-    Without `judged` no judge is asked: judges take most of the time.
+    Without `judged` no judge is asked: judges take most of the time. `settings`, `key=value`, are of how the model is
+    used (the system's `use_key`); with `use_only` the metrics are those that such settings change.
 
     `judges` are the hashes of the networks that judged; `missing` names each metric that could not be measured, why,
     and how to get its judge; `notes` says which labels are no truth but predicted, and which judges the model met
     indirectly while it was trained; `subgroups`: see `subgroup_report`.
 
-    Raises RayfaceError: no such model, a model of another system, no such split, terms of the model or of the data
-    that the store refuses.
+    Raises RayfaceError: no such model, a model of another system, settings of its training, no such split, terms of the
+    model or of the data that the store refuses.
     """
     from rayface.data.dataset import FaceDataset
 
@@ -64,7 +68,8 @@ def evaluate(
     loaded = store.load(model or system_name)
     if loaded.system != system_name:
         raise RayfaceError(f"{loaded.ref} is a model of {loaded.system!r}, not of {system_name!r}")
-    dataset = FaceDataset(data, split, loaded.config.size, system.labels)
+    config = used_as(system, loaded.config, settings)
+    dataset = FaceDataset(data, split, config.size, system.labels)
     if store.commercial_only:
         check_commercial(f"data set {data}", dataset_terms(dataset.manifest), "dataset.json")
     networks = {name: network.to(device) for name, network in loaded.networks.items()}
@@ -74,7 +79,8 @@ def evaluate(
     by_terms = refused_by_terms() if store.commercial_only else {}
     panel = Panel(torch.device(device), refusals(direct) | by_terms | unasked)
     with using(panel), per_photo_values() as values:
-        metrics = system.evaluate(networks, loaded.config, dataset, torch.device(device), limit)
+        measure = system.judge_use if use_only else system.evaluate
+        metrics = measure(networks, config, dataset, torch.device(device), limit)
     return {
         "system": system_name,
         "model": loaded.ref,
@@ -84,6 +90,7 @@ def evaluate(
         "split": split,
         "photos": min(len(dataset), limit or len(dataset)),
         "limit": limit,
+        "settings": list(settings),
         "seconds": round(time.perf_counter() - started, 1),
         "judges": panel.asked,
         "missing": panel.missing,
@@ -101,6 +108,20 @@ def evaluate(
         "subgroups": subgroup_report(values, dataset, store),
         "metrics": metrics,
     }
+
+
+def used_as(system: System, config: Any, settings: Sequence[str]) -> Any:
+    """A model's configuration with other settings of its use; RayfaceError for those of its training."""
+    for setting in settings:
+        if not system.use_key or not setting.strip().startswith(f"{system.use_key}."):
+            known = f"{system.use_key}.*" if system.use_key else "none"
+            raise RayfaceError(
+                f"--set {setting}: of a trained model of {system.name} can be set: {known}. Else train one with "
+                f"`rayface train {system.name} --set {setting}`"
+            )
+    changed = override(config, settings)
+    system.check(changed)
+    return changed
 
 
 def predicted_labels(dataset: "FaceDataset", columns: Sequence[str]) -> list[str]:

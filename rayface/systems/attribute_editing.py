@@ -7,8 +7,8 @@ seen all kinds of pictures, at views of them (DiffAugment). What is done with th
 """
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,13 +20,11 @@ from rayface.errors import RayfaceError
 from rayface.imaging.codec import to_float, to_uint8
 from rayface.imaging.filters import resize_images
 from rayface.imaging.views import view
-from rayface.networks.attribute_networks import AttributeNetworks, OnPictures
+from rayface.networks.attribute_networks import AttributeNetworks, OnPictures, Steering
 from rayface.networks.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig, feature_distance
 from rayface.networks.face_generator import FaceGenerator, FaceGeneratorConfig, FirstGuess, Redrawn
 from rayface.networks.parser import Parser, ParserConfig
-from rayface.networks.precision import as_served
 from rayface.networks.projected_discriminator import ProjectedDiscriminator, ProjectedDiscriminatorConfig
-from rayface.randomness import generator as seeded
 from rayface.records import ATTRIBUTE_ID, ATTRIBUTES, PARSING_ID
 from rayface.systems.base import (
     Batch,
@@ -40,13 +38,11 @@ from rayface.systems.base import (
 )  # fmt: skip
 from rayface.systems.inversion import (
     PLACES,
-    PLAIN,
     AttributeEditingStep,
     InversionConfig,
-    Inverted,
     check_inversion,
     edited_crops,
-    invert,
+    seen_in,
 )  # fmt: skip
 from rayface.systems.losses import detail_loss
 
@@ -58,9 +54,6 @@ if TYPE_CHECKING:
 EDITED = ("Smiling", "Mouth_Slightly_Open", "Eyeglasses", "Bangs", "Blond_Hair", "Heavy_Makeup", "Male")
 
 
-TUNING_STEPS = 30  # where tuning is measured and the configuration has none
-
-
 @dataclass(frozen=True)
 class AttributeEditingLosses:
     adversarial: float = 0.25
@@ -68,7 +61,10 @@ class AttributeEditingLosses:
     detail: float = 4.0
     perceptual: float = 4.0
     divergence: float = 0.002  # of the first guess from the distribution of random vectors, a nat
-    latents: float = 0.5  # blended latents are guessed from the faces they make
+    latents: float = 0.5  # blended and steered latents are guessed from the faces they make
+    directions: float = 4.0  # of where a face with such labels lies
+    attribute: float = 0.2  # of steered faces, each of the attributes' networks
+    local: float = 4.0  # steered faces change only where the attribute is seen
     r1: float = 0.1
 
 
@@ -102,10 +98,28 @@ class AttributeEditing(System):
     columns = ("image", "attributes")
     requires = ("parsing",)
     samples_together = 2  # one drawn again, one blended with it
-    released = ("generator", "first_guess", "classifiers", "places", "look")
+    released = ("generator", "first_guess", "steering", "classifiers", "places", "look")
     step_name = "edit_attributes"
     frozen_keys = ("feature_network", "parser")
     frozen_systems = {"parser": "parsing"}  # noqa: RUF012
+    ablation_metrics = (
+        "edits.all.joint", "edits.all.flipped", "edits.all.ranks_first", "edits.all.others_agree",
+        "edits.adding.joint", "edits.removing.joint",
+    )  # fmt: skip
+    ablation_judges = ("attributes", "identity")
+    use_key = "inversion"
+    use_ablations = {  # noqa: RUF012
+        "no-first-guess": ("inversion.start=middle",),
+        "one-style": ("inversion.extended=false",),
+        "no-tuning": ("inversion.tuning_steps=0",),
+        "not-steered": ("inversion.steered=0",),
+        "steered-only": ("inversion.edit_steps=0",),
+        "no-locality": ("inversion.local=0",),
+        "no-others": ("inversion.others=0",),
+        "no-naturalness": ("inversion.natural=0", "inversion.edit_natural=0"),
+        "squared": ("inversion.logistic=false",),
+        "drawn-whole": ("inversion.carried=false",),
+    }
 
     def config(self, preset: str) -> AttributeEditingConfig:
         if preset == "tiny":
@@ -153,11 +167,12 @@ class AttributeEditing(System):
         check_inversion(config.inversion)
 
     def build(self, config: AttributeEditingConfig) -> dict[str, nn.Module]:
-        channels = (24, 40, 112)[: 2 + (not config.feature_network.endswith(":3"))]
+        channels = (24, 40, 112)[: int(config.feature_network.split("@")[0][-1]) - 1]
         return {
             "generator": FaceGenerator(config.generator),
             "first_guess": FirstGuess(channels, config.generator),
             "classifiers": AttributeNetworks(channels, config.attributes),
+            "steering": Steering(config.generator.latent, len(config.attributes)),
             "places": Parser(config.places),
             "look": EfficientNetLite(EfficientNetLiteConfig(0, len(channels) + 1)),
         }
@@ -170,7 +185,7 @@ class AttributeEditing(System):
 
     def optimizers(self, config: AttributeEditingConfig) -> dict[str, OptimizerSpec]:
         return {
-            "generator": OptimizerSpec(("generator", "first_guess"), config.generator_rate, (0.5, 0.99)),
+            "generator": OptimizerSpec(("generator", "first_guess", "steering"), config.generator_rate, (0.5, 0.99)),
             "discriminator": OptimizerSpec(("discriminator",), config.discriminator_rate, (0.0, 0.99)),
             "classifiers": OptimizerSpec(("classifiers",), config.classifier_rate, decay="cosine", kind="sgd"),
             "places": OptimizerSpec(("places",), config.places_rate, (0.9, 0.99)),
@@ -206,6 +221,7 @@ class AttributeEditing(System):
             "noise": torch.from_numpy(np.stack(noise)),
             "blend": torch.tensor([generator.random() for generator in generators], dtype=torch.float32),
             "view": torch.stack([draw_view(generator, 0.08, 0.2) for generator in generators]),
+            "asked": torch.tensor([generator.integers(len(config.attributes)) for generator in generators]),
         }
 
     @staticmethod
@@ -215,9 +231,10 @@ class AttributeEditing(System):
         whole = state.step >= min(config.full_size_from, config.steps // 2)
         return config.generator.side if whole else config.generator.side // 2
 
-    def _seen(self, images: Tensor, batch: Batch, state: PhaseState) -> list[Tensor]:
+    @staticmethod
+    def _seen(images: Tensor, views: Tensor, state: PhaseState) -> list[Tensor]:
         images = resize_images(images, state.config.generator.side)
-        return state.frozen["feature_network"](view(images, batch["view"]))[1:]
+        return state.frozen["feature_network"](view(images, views))[1:]
 
     @staticmethod
     def _guess(features: list[Tensor], noise: Tensor, networks: Networks) -> tuple[Tensor, Tensor]:
@@ -235,19 +252,33 @@ class AttributeEditing(System):
         share = batch["blend"][1::2, None]
         return (1 - share).sqrt() * latents[1::2] + share.sqrt() * latents[::2]
 
+    @staticmethod
+    def _steered(latents: Tensor, batch: Batch, networks: Networks) -> tuple[Tensor, Tensor]:
+        """Of every second photo the latents and all its labels, where the asked attribute is the opposite."""
+        labels, asked = batch["labels"][1::2], F.one_hot(batch["asked"][1::2], batch["labels"].shape[1])
+        wanted = torch.where(asked.bool(), torch.where(labels > 0, -1.0, 1.0), labels)
+        return networks["steering"](latents[1::2], wanted * asked), wanted
+
+    @staticmethod
+    def _threes(first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+        """In the same order on one rank and on many."""
+        return torch.stack([first, second, third], 1).flatten(0, 1)
+
     def _discriminator_loss(
         self, batch: Batch, networks: Networks, state: PhaseState
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        photos = resize_images(batch["moved"], self._side(state))
+        photos, views = resize_images(batch["moved"], self._side(state)), batch["view"]
         with torch.no_grad():
             features = state.frozen["feature_network"](resize_images(photos, state.config.generator.side))
             latents = self._guess(features, batch["noise"][:, 0], networks)[0]
-            mixed = torch.stack([latents[::2], self._blended(latents, batch)], 1).flatten(0, 1)
+            steered = self._steered(latents, batch, networks)[0]
+            mixed = self._threes(latents[::2], self._blended(latents, batch), steered)
             made = networks["generator"](mixed, self._side(state))
-            features = [self._all(self._seen(images, batch, state)) for images in (photos, made)]
-        real, fake = (networks["discriminator"](maps).float() for maps in features)
-        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
-        return loss, {"photo_value": real.mean(), "made_value": fake.mean()}
+            real = self._seen(photos, views, state)
+            fake = self._seen(made, self._threes(views[::2], views[1::2], views[::2]), state)
+        photo_values, made_values = (networks["discriminator"](self._all(maps)).float() for maps in (real, fake))
+        loss = F.softplus(-photo_values).mean() + F.softplus(made_values).mean()
+        return loss, {"photo_value": photo_values.mean(), "made_value": made_values.mean()}
 
     @staticmethod
     def _all(maps: list[Tensor]) -> list[Tensor]:
@@ -256,7 +287,7 @@ class AttributeEditing(System):
     def _r1_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
         """R1 (Mescheder et al. 2018) on what the discriminator sees: the features of photos."""
         with torch.no_grad():
-            maps = self._seen(resize_images(batch["moved"], self._side(state)), batch, state)
+            maps = self._seen(resize_images(batch["moved"], self._side(state)), batch["view"], state)
         maps = [m.float().detach().requires_grad_(True) for m in maps]
         logits = networks["discriminator"](self._all(maps)).float()
         gradients = torch.autograd.grad(logits.sum(), maps, create_graph=True)
@@ -273,11 +304,13 @@ class AttributeEditing(System):
         images = resize_images(batch["moved"], self._side(state))
         with torch.no_grad():
             features = look(resize_images(images, whole))
-        latents, divergence = self._guess(features, batch["noise"][:, 1], networks)
+        of_photos, divergence = self._guess(features, batch["noise"][:, 1], networks)
+        latents = of_photos
         adversarial = state.step >= state.config.adversarial_from
         if adversarial:
             blended = self._blended(latents.detach(), batch)
-            latents = torch.cat([latents, blended])
+            steered, wanted = self._steered(latents.detach(), batch, networks)
+            latents = torch.cat([latents, blended, steered])
         made = networks["generator"](latents, self._side(state))
         drawn, seen = made[: len(images)], look(resize_images(made, whole))
         terms = {
@@ -285,20 +318,32 @@ class AttributeEditing(System):
             "detail": detail_loss(drawn, images),
             "perceptual": feature_distance([maps[: len(images)] for maps in seen], features).mean(),
             "divergence": divergence,
+            "directions": (networks["steering"].expected(batch["labels"]) - of_photos.detach()).square().mean(),  # type: ignore[operator]
         }
         if adversarial:
-            judged = torch.stack([drawn[::2], made[len(images) :]], 1).flatten(0, 1)
-            logits = networks["discriminator"](self._all(self._seen(judged, batch, state))).float()
-            terms["adversarial"] = F.softplus(-logits).mean()
+            on_blended, on_steered = made[len(images) :].chunk(2)
+            views = self._threes(batch["view"][::2], batch["view"][1::2], batch["view"][::2])
+            judged = self._seen(self._threes(drawn[::2], on_blended, on_steered), views, state)
+            terms["adversarial"] = F.softplus(-networks["discriminator"](self._all(judged)).float()).mean()
             guessed = networks["first_guess"]([maps[len(images) :] for maps in seen[1:]])[0]
-            terms["latents"] = (guessed - blended).square().mean()
+            terms["latents"] = (guessed - latents[len(images) :].detach()).square().mean()
+            logits = networks["classifiers"]([maps[2::3] for maps in judged]).float()
+            each = F.binary_cross_entropy_with_logits(logits, (wanted > 0).float(), reduction="none")
+            terms["attribute"] = (each * (wanted != 0)).sum(1).mean()
+            with torch.no_grad():
+                places = networks["places"](batch["moved"][1::2]).float().sigmoid()
+                asked = F.one_hot(batch["asked"][1::2], wanted.shape[1]).bool()
+                elsewhere = 1 - resize_images(seen_in(places, asked, state.config.attributes), made.shape[-1])
+            terms["local"] = ((on_steered - drawn[1::2].detach()).abs() * elsewhere).mean()
+        else:  # all that is trained has gradients on all ranks
+            terms["attribute"] = 0 * self._steered(latents.detach(), batch, networks)[0].sum()
         return torch.stack([getattr(losses, name) * term for name, term in terms.items()]).sum(), terms
 
     def _classifiers_loss(
         self, batch: Batch, networks: Networks, state: PhaseState
     ) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
-            features = self._seen(batch["image"], batch, state)
+            features = self._seen(batch["image"], batch["view"], state)
         logits, labels = networks["classifiers"](features).float(), batch["labels"]
         each = F.binary_cross_entropy_with_logits(logits, (labels > 0).float(), reduction="none")
         return (each * (labels != 0)).mean(), {}
@@ -311,46 +356,28 @@ class AttributeEditing(System):
         device: torch.device,
         limit: int | None = None,
     ) -> dict[str, Any]:
-        from rayface.data.dataset import FaceDataset
-        from rayface.evaluation.attribute_editing import edits_report, first_guess_report, inversion_report
-        from rayface.evaluation.generation import generation_report
+        from rayface.systems.inversion_report import drawn_report
 
-        trained_on = FaceDataset(dataset.path, "train")
-        found, batch, side = config.inversion, config.global_batch, config.generator.side
-        ways = {
-            "plain": PLAIN,
-            "z": replace(found, extended=False, tuning_steps=0),
-            "extended": replace(found, extended=True, tuning_steps=0),
-            "tuned": replace(found, extended=True, tuning_steps=found.tuning_steps or TUNING_STEPS),
-        }
+        drawn = drawn_report(networks, config.inversion, dataset, config.global_batch, device, limit)
+        return {**drawn, **self.judge_use(networks, config, dataset, device, limit)}
 
-        def inverted(crops: Tensor, way: InversionConfig) -> Inverted:
-            with as_served(device):
-                return invert(networks, resize_images(to_float(crops.to(device)), side), way)
-
-        def redrawn(way: InversionConfig) -> Callable[[Tensor], Tensor]:
-            def drawn(crops: Tensor) -> Tensor:
-                parts = crops.split(1) if way.tuning_steps else [crops]  # a generator is tuned to one photo
-                return torch.cat([to_uint8(inverted(part, way).drawn.clamp(-1, 1)).cpu() for part in parts])
-
-            return drawn
-
-        def losses(crops: Tensor, first_guess: bool) -> Tensor:
-            start = "guess" if first_guess else "middle"
-            return inverted(crops, replace(found, start=start, natural=0, tuning_steps=0)).losses
+    def judge_use(
+        self,
+        networks: Networks,
+        config: AttributeEditingConfig,
+        dataset: "FaceDataset",
+        device: torch.device,
+        limit: int | None = None,
+    ) -> dict[str, Any]:
+        from rayface.evaluation.attribute_editing import edits_report
 
         def edited(crops: Tensor, wanted: Tensor) -> list[Tensor]:
-            return edited_crops(networks, crops, wanted, config.attributes, found, device)
+            return edited_crops(networks, crops, wanted, config.attributes, config.inversion, device)
 
-        def draw(first: int, count: int) -> Tensor:
-            return drawn_faces(networks["generator"], first, count, device)
+        return {"edits": edits_report(edited, dataset, config.attributes, config.global_batch, limit)}
 
-        return {
-            "inversion": inversion_report({name: redrawn(way) for name, way in ways.items()}, dataset, batch, limit),
-            "first_guess": first_guess_report(losses, dataset, batch, limit),
-            "edits": edits_report(edited, dataset, config.attributes, batch, limit),
-            "generation": generation_report(draw, dataset, trained_on, batch, limit),
-        }
+    def of_pictures(self, networks: Networks) -> nn.Module:
+        return Redrawn(networks["look"], networks["first_guess"], networks["generator"])
 
     @torch.no_grad()
     def finish(
@@ -401,17 +428,3 @@ class AttributeEditing(System):
         random = networks["generator"](batch["noise"][:8].flatten(0, 1)[:16])
         rows = [photos, networks["generator"](guessed), random[:8], random[8:]]
         return grid([to_uint8(row.float().cpu().clamp(-1, 1)) for row in rows])
-
-
-@torch.inference_mode()
-def drawn_faces(generator: Any, first: int, count: int, device: torch.device) -> Tensor:
-    """Faces number `first` and the next of an endless row of random ones: uint8 [count, 3, side, side] on the CPU."""
-    random = np.stack(
-        [
-            seeded(0, index=number, stream="drawn faces").standard_normal(generator.config.latent, np.float32)
-            for number in range(first, first + count)
-        ]
-    )
-    with as_served(device):
-        latents = generator.latents_of(torch.from_numpy(random).to(device))
-        return to_uint8(generator(latents).clamp(-1, 1)).cpu()

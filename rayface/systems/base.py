@@ -166,6 +166,8 @@ class System:
     ablations: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # what may be switched off -> the settings that do it
     ablation_metrics: ClassVar[tuple[str, ...]] = ()  # of the report (dotted names): what `rayface ablate` shows
     ablation_judges: ClassVar[tuple[str, ...]] = ()  # that these need (evaluation/judges.py)
+    use_key: ClassVar[str] = ""  # of the config: how a trained model is used, no part of training
+    use_ablations: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # as `ablations`, of that: nothing is trained anew
 
     @property
     def labels(self) -> list[str]:
@@ -295,6 +297,16 @@ class System:
         self, networks: Networks, config: Any, dataset: "FaceDataset", device: torch.device, limit: int | None
     ) -> dict[str, Any]:
         raise NotImplementedError
+
+    def judge_use(
+        self, networks: Networks, config: Any, dataset: "FaceDataset", device: torch.device, limit: int | None
+    ) -> dict[str, Any]:
+        """Of `evaluate` what `use_key` changes."""
+        return self.evaluate(networks, config, dataset, device, limit)
+
+    def of_pictures(self, networks: Networks) -> nn.Module:
+        """What of the released networks takes a picture, to count its multiplications."""
+        return networks[self.released[0]]
 
     def sample_grid(self, networks: Networks, batch: Batch, config: Any) -> Tensor:
         """A picture of what the networks do with a batch: uint8 [3, H, W]."""

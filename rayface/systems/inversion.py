@@ -59,9 +59,8 @@ SEEN_IN: dict[str, tuple[tuple[str, ...], tuple[float, float, float, float]]] = 
     "Blond_Hair": (("hair",), (0, 0, 1, 1)),
 }
 ANYWHERE = (tuple(PLACES), (0.0, 0.0, 1.0, 1.0))
-# Mean change of a place, of 2: below LITTLE it is none, from twice that on all of it; from MUCH on the photo's own
-# detail goes, at twice that it is gone.
-LITTLE, MUCH = 0.02, 0.25
+# Mean change of edges, of 2, from which on the photo's own detail goes; at twice that it is gone.
+MUCH = 0.03
 STARTS = ("guess", "middle", "random")
 BORDER = 0.04  # of the side: how soft those boxes end
 
@@ -77,7 +76,9 @@ class InversionConfig:
     perceptual: float = 2.0  # beside the squared difference
     natural: float = 0.02  # not far from where the search began
     edit_steps: int = 40  # of S32
-    edit_rate: float = 0.1
+    edit_rate: float = 0.03
+    steered: float = 1.0  # S32 begins so many times as far as training learned to go
+    edit_natural: float = 1.0  # not far from there
     logistic: bool = True  # the classifier's log likelihood; else the document's square, flat where it is sure
     local: float = 20.0  # nothing changes where the attribute is not seen
     others: float = 1.0  # the other attributes' classifiers say what they said
@@ -88,7 +89,8 @@ class InversionConfig:
 
 # The document alone
 PLAIN = InversionConfig(
-    start="random", extended=False, perceptual=0, natural=0, logistic=False, local=0, others=0, carried=False,
+    start="random", extended=False, perceptual=0, natural=0, steered=0, edit_natural=0, logistic=False, local=0,
+    others=0, carried=False,
     steps=300, edit_steps=100,
 )  # fmt: skip
 
@@ -106,10 +108,12 @@ def check_inversion(config: InversionConfig) -> None:
 class Inverted:
     """Photos float [N, 3, side, side] as the generator draws them, and what it draws them from.
 
-    `latents`: float [N, latent], which an edit moves; `styles`: float [N, levels, latent]; `losses`: of S31, float
-    [steps, N]; `places`: where PLACES are, float [N, 3, side, side] in [0, 1].
+    `photos`, `drawn`: float [N, 3, side, side]; `latents`: float [N, latent], which an edit moves; `styles`: float
+    [N, levels, latent]; `losses`: of S31, float [steps, N]; `places`: where PLACES are, float [N, 3, side, side] in
+    [0, 1].
     """
 
+    photos: Tensor
     latents: Tensor
     styles: Tensor
     drawn: Tensor
@@ -117,17 +121,21 @@ class Inverted:
     losses: Tensor
     places: Tensor
 
-    def seen_in(self, asked: Tensor, labels: Sequence[str]) -> Tensor:
-        """Where the attributes `asked`, bool [N, A], are seen: float [N, 1, side, side] with soft borders."""
-        side = self.drawn.shape[-1]
-        maps = self.drawn.new_zeros(len(asked), len(labels), side, side)
-        for number, label in enumerate(labels):
-            names, box = SEEN_IN.get(label, ANYWHERE)
-            left, top, right, bottom = (round(side * share) for share in box)
-            channels = [list(PLACES).index(name) for name in names]
-            here = self.places[:, channels].amax(1)
-            maps[:, number, top:bottom, left:right] = here[:, top:bottom, left:right]
-        return gaussian_blur(torch.einsum("na,nahw->nhw", asked.float(), maps).clamp(0, 1)[:, None], BORDER * side)
+
+def seen_in(places: Tensor, asked: Tensor, labels: Sequence[str]) -> Tensor:
+    """Where the attributes `asked`, bool [N, A], are seen: float [N, 1, side, side] in [0, 1] with soft borders.
+
+    `places`: where PLACES are, float [N, 3, side, side] in [0, 1].
+    """
+    side = places.shape[-1]
+    maps = places.new_zeros(len(asked), len(labels), side, side)
+    for number, label in enumerate(labels):
+        names, box = SEEN_IN.get(label, ANYWHERE)
+        left, top, right, bottom = (round(side * share) for share in box)
+        channels = [list(PLACES).index(name) for name in names]
+        here = places[:, channels].amax(1)
+        maps[:, number, top:bottom, left:right] = here[:, top:bottom, left:right]
+    return gaussian_blur(torch.einsum("na,nahw->nhw", asked.float(), maps).clamp(0, 1)[:, None], BORDER * side)
 
 
 def invert(networks: Networks, photos: Tensor, config: InversionConfig) -> Inverted:
@@ -155,7 +163,7 @@ def invert(networks: Networks, photos: Tensor, config: InversionConfig) -> Inver
         generator = tuned(generator, look, photos, features, styles, config)
     with torch.no_grad():
         told_losses = torch.stack(losses) if losses else photos.new_zeros(0, len(photos))
-        return Inverted(latents, styles, generator.draw(styles), generator, told_losses, places)
+        return Inverted(photos, latents, styles, generator.draw(styles), generator, told_losses, places)
 
 
 def _begin(networks: Networks, features: Sequence[Tensor], start: str) -> Tensor:
@@ -214,17 +222,20 @@ def edit(
     generator, classifiers, look = inverted.generator, networks["classifiers"], networks["look"]
     asked, target = ~wanted.isnan(), wanted.nan_to_num()
     with torch.no_grad():
-        before = classifiers(look(inverted.drawn)[1:]).sigmoid()
-        elsewhere = 1 - inverted.seen_in(asked, labels)
+        before = classifiers(look(inverted.photos if config.carried else inverted.drawn)[1:]).sigmoid()
+        where = seen_in(inverted.places, asked, labels)
         own = generator.styles(inverted.latents)
-    step = torch.zeros_like(inverted.latents)
+        steered = networks["steering"](inverted.latents, (2 * target - 1) * asked)
+        begin = config.steered * (steered - inverted.latents)
+    step = begin.clone()
 
     def drawn(moving: Tensor) -> Tensor:
         return generator.draw(inverted.styles + generator.styles(inverted.latents + moving) - own)
 
     for take, moving in _descend(step, config.edit_steps, config.edit_rate):
         made = drawn(moving)
-        logits = classifiers(look(made)[1:])
+        seen = carried_over(inverted.photos, inverted.drawn, made, where) if config.carried else made
+        logits = classifiers(look(seen)[1:])
         if config.logistic:
             there = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         else:
@@ -234,9 +245,9 @@ def edit(
             loss = loss + config.others * (0.5 * (logits.sigmoid() - before).square() * ~asked).sum(1)
         if config.local:
             change = (made - inverted.drawn).square().mean(1, keepdim=True)
-            loss = loss + config.local * (change * elsewhere).mean((1, 2, 3))
-        if config.natural:
-            loss = loss + config.natural * moving.square().mean(1)
+            loss = loss + config.local * (change * (1 - where)).mean((1, 2, 3))
+        if config.edit_natural:
+            loss = loss + config.edit_natural * (moving - begin).square().mean(1)
         take(loss)
     with torch.no_grad():
         return drawn(step)
@@ -267,7 +278,7 @@ def edited_crops(
                 made = edit(networks, inverted, asked, labels, config)
             named = ~asked.isnan()
             if config.carried:
-                changed = carried_over(photos, inverted.drawn, made, inverted.seen_in(named, labels))
+                changed = carried_over(photos, inverted.drawn, made, seen_in(inverted.places, named, labels))
             else:
                 changed = resize_images(made, photos.shape[-1])
             changed = torch.where(named.any(1)[:, None, None, None], changed, photos)
@@ -278,15 +289,16 @@ def edited_crops(
 def carried_over(photos: Tensor, before: Tensor, after: Tensor, where: Tensor) -> Tensor:
     """Photos float [N, 3, S, S] with what changed from one drawn face to another, float [N, 3, s, s] (S33).
 
-    What the generator does not draw stays the photo's where little changed. Where much did (a mouth opened) it would
-    be the old face's teeth and shadows, and is left out. Nothing changes but `where`, float [N, 1, s, s].
+    What the generator does not draw stays the photo's where edges stayed (hair took another colour). Where they did not
+    (a mouth opened) it would be the old face's teeth and shadows, and is left out. Nothing changes but `where`, float
+    [N, 1, s, s].
     """
-    side = photos.shape[-1]
-    size = gaussian_blur((after - before).abs().mean(1, keepdim=True), before.shape[-1] / 64)
-    size, before, after, where = (resize_images(maps, side) for maps in (size, before, after, where))
-    own = 1 - ((size - MUCH) / MUCH).clamp(0, 1)
-    changed = after + own * (photos - before)
-    return photos + (changed - photos) * ((size - LITTLE) / LITTLE).clamp(0, 1) * where
+    side, change = photos.shape[-1], after - before
+    edges = (change - gaussian_blur(change, change.shape[-1] / 16)).abs().mean(1, keepdim=True)
+    edges = gaussian_blur(edges, change.shape[-1] / 64)
+    edges, before, after, where = (resize_images(maps, side) for maps in (edges, before, after, where))
+    gone = ((edges - MUCH) / MUCH).clamp(0, 1)
+    return photos + where * (after - before - gone * (photos - before))
 
 
 class AttributeEditingStep:

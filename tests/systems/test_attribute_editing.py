@@ -10,9 +10,10 @@ from rayface.evaluation.judges import Panel, using
 from rayface.pretrained import load_pretrained
 from rayface.records import ATTRIBUTE_ID
 from rayface.store import LoadedModel
-from rayface.systems.attribute_editing import AttributeEditing, drawn_faces
+from rayface.systems.attribute_editing import AttributeEditing
 from rayface.systems.base import PhaseState, get_system, resolve_config
 from rayface.systems.inversion import AttributeEditingStep
+from rayface.systems.inversion_report import drawn_faces
 from rayface.training.loop import StepBatches, Training
 from rayface.training.workers import solo
 
@@ -45,7 +46,7 @@ def test_the_discriminator_waits_until_photos_can_be_drawn(drawn_faces: str) -> 
         for step in (1, 2)
     ]
     assert "adversarial" not in terms[0]
-    assert {"adversarial", "latents", "pixel", "divergence"} <= set(terms[1])
+    assert {"adversarial", "latents", "pixel", "divergence", "attribute", "local"} <= set(terms[1])
 
 
 def test_faces_are_small_at_first(drawn_faces: str) -> None:
@@ -66,6 +67,32 @@ def test_blended_latents_lie_between_those_of_two_photos() -> None:
     assert torch.equal(blended[1], latents[2])
     spread = blended[2:].std(1)  # as far from the middle as either
     assert ((spread > 0.85) & (spread < 1.15)).all()
+
+
+def test_steered_faces_are_asked_for_the_opposite_of_one_label(drawn_faces: str) -> None:
+    training = start()
+    batch = batch_of(training, drawn_faces)
+    labels = batch["labels"][1::2]
+    latents = torch.randn(len(batch["labels"]), 16)
+    torch.nn.init.normal_(training.networks["steering"].to_step.weight)  # type: ignore[union-attr, arg-type]
+    steered, wanted = AttributeEditing._steered(latents, batch, training.networks)
+    asked = torch.nn.functional.one_hot(batch["asked"][1::2], labels.shape[1]).bool()
+    assert torch.equal(wanted[~asked], labels[~asked])
+    assert (wanted[asked] * labels[asked] <= 0).all()
+    assert wanted[asked].all(), "what is unknown is asked for"
+    assert not torch.equal(steered, latents[1::2])
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_everything_that_learns_has_gradients(drawn_faces: str, step: int) -> None:
+    """Or data-parallel workers would wait for them: before faces are steered, too."""
+    training = start("adversarial_from=2")
+    loss, _ = training.system._generator_loss(  # type: ignore[attr-defined]
+        batch_of(training, drawn_faces), training.networks, state_at(training, step)
+    )
+    loss.backward()
+    for name in training.system.optimizers(training.config)["generator"].networks:
+        assert all(parameter.grad is not None for parameter in training.networks[name].parameters()), name
 
 
 def test_only_labelled_faces_teach_a_classifier(drawn_faces: str) -> None:

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rayface.imaging.filters import resize_images
+from rayface.networks.attribute_networks import Steering
 from rayface.networks.face_generator import FaceGenerator, FaceGeneratorConfig
 from rayface.networks.precision import as_served
 from rayface.systems.inversion import (
@@ -20,6 +22,7 @@ from rayface.systems.inversion import (
     edit,
     edited_crops,
     invert,
+    seen_in,
 )
 
 LABELS = ("Smiling", "Blond_Hair")
@@ -69,7 +72,7 @@ def known() -> tuple[dict[str, Any], Tensor, Tensor]:
     latents = torch.randn(3, 16)
     networks = {
         "generator": generator, "look": Look(), "first_guess": Guess(latents), "classifiers": Bright(),
-        "places": Everywhere(),
+        "places": Everywhere(), "steering": Steering(16, 2),
     }  # fmt: skip
     return networks, generator(latents), latents
 
@@ -151,24 +154,51 @@ def test_other_attributes_and_places_are_held(known: tuple[dict[str, Any], Tenso
     assert above[1] < above[0]
 
 
+def test_an_edit_begins_where_training_learned_to_go(known: tuple[dict[str, Any], Tensor, Tensor]) -> None:
+    networks, faces, _ = known
+    found = invert(networks, faces, replace(SEARCH, steps=5, extended=False))
+    wanted = torch.tensor([[1.0, float("nan")]]).expand(3, -1)
+    at_once = replace(SEARCH, edit_steps=0)
+    assert torch.equal(edit(networks, found, wanted, LABELS, at_once), found.drawn), "untrained, it goes nowhere"
+    torch.nn.init.normal_(networks["steering"].to_step.weight)
+    latents = networks["steering"](found.latents, torch.tensor([[1.0, 0.0]]).expand(3, -1))
+    drawn = networks["generator"](latents)
+    assert torch.allclose(edit(networks, found, wanted, LABELS, at_once), drawn, atol=1e-4)
+    left = edit(networks, found, wanted, LABELS, replace(at_once, steered=0.0))
+    assert torch.equal(left, found.drawn)
+    nothing = torch.zeros(3, 2)
+    assert torch.equal(networks["steering"](found.latents, nothing), found.latents)
+
+
+def test_what_the_classifier_is_shown_is_the_photo_as_it_will_be(known: tuple[dict[str, Any], Tensor, Tensor]) -> None:
+    """A photo darker than its drawn face is not yet bright when that is."""
+    networks, faces, _ = known
+    found = invert(networks, faces, replace(SEARCH, steps=5))
+    darker = replace(found, photos=found.photos - 1.5)
+    wanted = torch.tensor([[1.0, float("nan")]]).expand(3, -1)
+    gains = [
+        (edit(networks, one, wanted, LABELS, replace(SEARCH, edit_natural=3.0)) - found.drawn).mean()
+        for one in (found, darker)
+    ]
+    assert gains[1] > gains[0]
+
+
 def test_nothing_of_the_photo_changes_where_nothing_was_drawn_anew() -> None:
     photos, drawn = torch.rand(2, 3, 64, 64) - 0.5, torch.rand(2, 3, 16, 16) - 0.5
     anywhere = torch.ones(2, 1, 16, 16)
     assert torch.equal(carried_over(photos, drawn, drawn, anywhere), photos)
     assert torch.equal(carried_over(photos, drawn, drawn + 1, 0 * anywhere), photos)
-    slightly = carried_over(photos, drawn, drawn + 0.1, anywhere)
-    assert torch.allclose(slightly - photos, torch.tensor(0.1), atol=1e-5), "the photo's own detail stays"
-    much = carried_over(photos, drawn, drawn + 1, anywhere)
-    assert torch.allclose(much.mean((2, 3)), (drawn + 1).mean((2, 3)), atol=1e-5), "what was there is gone"
+    recoloured = carried_over(photos, drawn, drawn + 1, anywhere)
+    assert torch.allclose(recoloured - photos, torch.tensor(1.0), atol=1e-5), "the photo's own detail stays"
+    checks = torch.stack([torch.arange(16) + row for row in range(16)]).remainder(2) * 2.0 - 1
+    redrawn = carried_over(photos, drawn, checks.expand_as(drawn), anywhere)
+    assert torch.allclose(redrawn, resize_images(checks.expand_as(drawn), 64), atol=1e-5), "what was there is gone"
 
 
 def test_attributes_are_seen_in_their_places() -> None:
     places = torch.zeros(1, len(PLACES), 64, 64)
     places[:, list(PLACES).index("hair"), :20] = 1
-    found = Inverted(
-        torch.zeros(1, 4), torch.zeros(1, 1, 4), torch.zeros(1, 3, 64, 64), None, torch.zeros(0, 1), places
-    )
-    smiling, blond = (found.seen_in(torch.tensor([row]), LABELS)[0, 0] for row in ([True, False], [False, True]))
+    smiling, blond = (seen_in(places, torch.tensor([row]), LABELS)[0, 0] for row in ([True, False], [False, True]))
     assert not smiling.any(), "there is no face"
     assert float(blond[:10].min()) > 0.9
     assert not blond[40:].any()
