@@ -44,27 +44,20 @@ class Steering(nn.Module):
     """Latents float [N, latent], wanted float [N, A] (1 with, -1 without, 0 as it is) -> latents of such faces.
 
     Along `directions`, in which faces with an attribute lie from those without (InterFaceGAN, Shen et al. 2020), the
-    other attributes being equal: learned by `expected` alone. A small network corrects that for each face.
+    other attributes being equal: least squares, learned by `expected`.
     """
 
-    def __init__(self, latent: int, attributes: int, width: int = 256) -> None:
+    def __init__(self, latent: int, attributes: int) -> None:
         super().__init__()
         self.directions = nn.Parameter(torch.zeros(attributes, latent))
         self.middle = nn.Parameter(torch.zeros(latent))
-        self.hidden = nn.Linear(latent + attributes, width)
-        self.to_step = nn.Linear(width, latent)
-        nn.init.zeros_(self.to_step.weight)
-        nn.init.zeros_(self.to_step.bias)
 
     def expected(self, labels: Tensor) -> Tensor:
         """The latents float [N, latent] of faces with such labels, float [N, A] in [-1, 1], on average."""
         return self.middle + labels @ self.directions
 
     def forward(self, latents: Tensor, wanted: Tensor) -> Tensor:
-        hidden = F.silu(self.hidden(torch.cat([latents, wanted], 1)))
-        correction = self.to_step(hidden).float() * hidden.shape[1] ** -0.5  # or Adam's first steps lead far away
-        step = FAR * wanted.float() @ self.directions.detach().float() + correction * wanted.abs().amax(1, keepdim=True)
-        return latents + step
+        return latents + FAR * wanted @ self.directions
 
 
 class OnPictures(nn.Module):

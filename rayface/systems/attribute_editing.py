@@ -42,7 +42,6 @@ from rayface.systems.inversion import (
     InversionConfig,
     check_inversion,
     edited_crops,
-    seen_in,
 )  # fmt: skip
 from rayface.systems.losses import detail_loss
 
@@ -61,10 +60,8 @@ class AttributeEditingLosses:
     detail: float = 4.0
     perceptual: float = 4.0
     divergence: float = 0.002  # of the first guess from the distribution of random vectors, a nat
-    latents: float = 0.5  # blended and steered latents are guessed from the faces they make
-    directions: float = 4.0  # of where a face with such labels lies
-    attribute: float = 0.2  # of steered faces, each of the attributes' networks
-    local: float = 4.0  # steered faces change only where the attribute is seen
+    latents: float = 0.5  # blended latents are guessed from the faces they make
+    directions: float = 1.0  # of where a face with such labels lies
     r1: float = 0.1
 
 
@@ -221,7 +218,6 @@ class AttributeEditing(System):
             "noise": torch.from_numpy(np.stack(noise)),
             "blend": torch.tensor([generator.random() for generator in generators], dtype=torch.float32),
             "view": torch.stack([draw_view(generator, 0.08, 0.2) for generator in generators]),
-            "asked": torch.tensor([generator.integers(len(config.attributes)) for generator in generators]),
         }
 
     @staticmethod
@@ -231,10 +227,9 @@ class AttributeEditing(System):
         whole = state.step >= min(config.full_size_from, config.steps // 2)
         return config.generator.side if whole else config.generator.side // 2
 
-    @staticmethod
-    def _seen(images: Tensor, views: Tensor, state: PhaseState) -> list[Tensor]:
+    def _seen(self, images: Tensor, batch: Batch, state: PhaseState) -> list[Tensor]:
         images = resize_images(images, state.config.generator.side)
-        return state.frozen["feature_network"](view(images, views))[1:]
+        return state.frozen["feature_network"](view(images, batch["view"]))[1:]
 
     @staticmethod
     def _guess(features: list[Tensor], noise: Tensor, networks: Networks) -> tuple[Tensor, Tensor]:
@@ -252,33 +247,19 @@ class AttributeEditing(System):
         share = batch["blend"][1::2, None]
         return (1 - share).sqrt() * latents[1::2] + share.sqrt() * latents[::2]
 
-    @staticmethod
-    def _steered(latents: Tensor, batch: Batch, networks: Networks) -> tuple[Tensor, Tensor]:
-        """Of every second photo the latents and all its labels, where the asked attribute is the opposite."""
-        labels, asked = batch["labels"][1::2], F.one_hot(batch["asked"][1::2], batch["labels"].shape[1])
-        wanted = torch.where(asked.bool(), torch.where(labels > 0, -1.0, 1.0), labels)
-        return networks["steering"](latents[1::2], wanted * asked), wanted
-
-    @staticmethod
-    def _threes(first: Tensor, second: Tensor, third: Tensor) -> Tensor:
-        """In the same order on one rank and on many."""
-        return torch.stack([first, second, third], 1).flatten(0, 1)
-
     def _discriminator_loss(
         self, batch: Batch, networks: Networks, state: PhaseState
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        photos, views = resize_images(batch["moved"], self._side(state)), batch["view"]
+        photos = resize_images(batch["moved"], self._side(state))
         with torch.no_grad():
             features = state.frozen["feature_network"](resize_images(photos, state.config.generator.side))
             latents = self._guess(features, batch["noise"][:, 0], networks)[0]
-            steered = self._steered(latents, batch, networks)[0]
-            mixed = self._threes(latents[::2], self._blended(latents, batch), steered)
+            mixed = torch.stack([latents[::2], self._blended(latents, batch)], 1).flatten(0, 1)
             made = networks["generator"](mixed, self._side(state))
-            real = self._seen(photos, views, state)
-            fake = self._seen(made, self._threes(views[::2], views[1::2], views[::2]), state)
-        photo_values, made_values = (networks["discriminator"](self._all(maps)).float() for maps in (real, fake))
-        loss = F.softplus(-photo_values).mean() + F.softplus(made_values).mean()
-        return loss, {"photo_value": photo_values.mean(), "made_value": made_values.mean()}
+            features = [self._all(self._seen(images, batch, state)) for images in (photos, made)]
+        real, fake = (networks["discriminator"](maps).float() for maps in features)
+        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
+        return loss, {"photo_value": real.mean(), "made_value": fake.mean()}
 
     @staticmethod
     def _all(maps: list[Tensor]) -> list[Tensor]:
@@ -287,7 +268,7 @@ class AttributeEditing(System):
     def _r1_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
         """R1 (Mescheder et al. 2018) on what the discriminator sees: the features of photos."""
         with torch.no_grad():
-            maps = self._seen(resize_images(batch["moved"], self._side(state)), batch["view"], state)
+            maps = self._seen(resize_images(batch["moved"], self._side(state)), batch, state)
         maps = [m.float().detach().requires_grad_(True) for m in maps]
         logits = networks["discriminator"](self._all(maps)).float()
         gradients = torch.autograd.grad(logits.sum(), maps, create_graph=True)
@@ -309,8 +290,7 @@ class AttributeEditing(System):
         adversarial = state.step >= state.config.adversarial_from
         if adversarial:
             blended = self._blended(latents.detach(), batch)
-            steered, wanted = self._steered(latents.detach(), batch, networks)
-            latents = torch.cat([latents, blended, steered])
+            latents = torch.cat([latents, blended])
         made = networks["generator"](latents, self._side(state))
         drawn, seen = made[: len(images)], look(resize_images(made, whole))
         terms = {
@@ -321,29 +301,18 @@ class AttributeEditing(System):
             "directions": (networks["steering"].expected(batch["labels"]) - of_photos.detach()).square().mean(),  # type: ignore[operator]
         }
         if adversarial:
-            on_blended, on_steered = made[len(images) :].chunk(2)
-            views = self._threes(batch["view"][::2], batch["view"][1::2], batch["view"][::2])
-            judged = self._seen(self._threes(drawn[::2], on_blended, on_steered), views, state)
-            terms["adversarial"] = F.softplus(-networks["discriminator"](self._all(judged)).float()).mean()
+            judged = torch.stack([drawn[::2], made[len(images) :]], 1).flatten(0, 1)
+            logits = networks["discriminator"](self._all(self._seen(judged, batch, state))).float()
+            terms["adversarial"] = F.softplus(-logits).mean()
             guessed = networks["first_guess"]([maps[len(images) :] for maps in seen[1:]])[0]
-            terms["latents"] = (guessed - latents[len(images) :].detach()).square().mean()
-            logits = networks["classifiers"]([maps[2::3] for maps in judged]).float()
-            each = F.binary_cross_entropy_with_logits(logits, (wanted > 0).float(), reduction="none")
-            terms["attribute"] = (each * (wanted != 0)).sum(1).mean()
-            with torch.no_grad():
-                places = networks["places"](batch["moved"][1::2]).float().sigmoid()
-                asked = F.one_hot(batch["asked"][1::2], wanted.shape[1]).bool()
-                elsewhere = 1 - resize_images(seen_in(places, asked, state.config.attributes), made.shape[-1])
-            terms["local"] = ((on_steered - drawn[1::2].detach()).abs() * elsewhere).mean()
-        else:  # all that is trained has gradients on all ranks
-            terms["attribute"] = 0 * self._steered(latents.detach(), batch, networks)[0].sum()
+            terms["latents"] = (guessed - blended).square().mean()
         return torch.stack([getattr(losses, name) * term for name, term in terms.items()]).sum(), terms
 
     def _classifiers_loss(
         self, batch: Batch, networks: Networks, state: PhaseState
     ) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
-            features = self._seen(batch["image"], batch["view"], state)
+            features = self._seen(batch["image"], batch, state)
         logits, labels = networks["classifiers"](features).float(), batch["labels"]
         each = F.binary_cross_entropy_with_logits(logits, (labels > 0).float(), reduction="none")
         return (each * (labels != 0)).mean(), {}

@@ -17,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rayface.data.augmentation import draw_view
 from rayface.errors import RayfaceError
 from rayface.imaging.codec import to_float, to_uint8
 from rayface.imaging.filters import gaussian_blur, resize_images
+from rayface.imaging.views import view
 from rayface.networks.efficientnet_lite import feature_distance
 from rayface.networks.precision import as_served
 from rayface.randomness import generator as seeded
@@ -51,7 +53,7 @@ PLACES = {
 # Where an attribute is seen: in which places, and between which left, top, right and bottom of an aligned crop (shares
 # of its side). Of those not named: in all of them, anywhere.
 SEEN_IN: dict[str, tuple[tuple[str, ...], tuple[float, float, float, float]]] = {
-    "Smiling": (("face",), (0.22, 0.38, 0.78, 0.95)),
+    "Smiling": (("face",), (0.22, 0.52, 0.78, 0.95)),
     "Mouth_Slightly_Open": (("face",), (0.28, 0.6, 0.72, 0.95)),
     "Eyeglasses": (("face", "hair"), (0.12, 0.3, 0.88, 0.62)),
     "Bangs": (("face", "hair"), (0.1, 0.0, 0.9, 0.42)),
@@ -75,23 +77,23 @@ class InversionConfig:
     rate: float = 0.05
     perceptual: float = 2.0  # beside the squared difference
     natural: float = 0.02  # not far from where the search began
-    edit_steps: int = 40  # of S32
-    edit_rate: float = 0.03
+    edit_steps: int = 20  # of S32
+    edit_rate: float = 0.06
     steered: float = 1.0  # S32 begins so many times as far as training learned to go
-    edit_natural: float = 1.0  # not far from there
+    edit_natural: float = 0.5  # not far from the photo
+    views: bool = True  # the classifiers see it a little moved, recoloured, blurred, at every step anew: no loophole
     logistic: bool = True  # the classifier's log likelihood; else the document's square, flat where it is sure
     local: float = 20.0  # nothing changes where the attribute is not seen
     others: float = 1.0  # the other attributes' classifiers say what they said
-    tuning_steps: int = 0
+    tuning_steps: int = 30
     tuning_rate: float = 1e-3
     carried: bool = True  # what changed is carried over to the photo; else the face as the generator draws it
 
 
 # The document alone
 PLAIN = InversionConfig(
-    start="random", extended=False, perceptual=0, natural=0, steered=0, edit_natural=0, logistic=False, local=0,
-    others=0, carried=False,
-    steps=300, edit_steps=100,
+    start="random", extended=False, perceptual=0, natural=0, steered=0, edit_natural=0, logistic=False, views=False,
+    local=0, others=0, tuning_steps=0, carried=False, steps=300, edit_steps=100,
 )  # fmt: skip
 
 
@@ -232,9 +234,12 @@ def edit(
     def drawn(moving: Tensor) -> Tensor:
         return generator.draw(inverted.styles + generator.styles(inverted.latents + moving) - own)
 
-    for take, moving in _descend(step, config.edit_steps, config.edit_rate):
+    for number, (take, moving) in enumerate(_descend(step, config.edit_steps, config.edit_rate)):
         made = drawn(moving)
         seen = carried_over(inverted.photos, inverted.drawn, made, where) if config.carried else made
+        if config.views:
+            numbers = draw_view(seeded(0, index=number, stream="views of an edit"), 0.08, 0.2)
+            seen = view(seen, numbers.to(seen.device).expand(len(seen), -1))
         logits = classifiers(look(seen)[1:])
         if config.logistic:
             there = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -247,7 +252,7 @@ def edit(
             change = (made - inverted.drawn).square().mean(1, keepdim=True)
             loss = loss + config.local * (change * (1 - where)).mean((1, 2, 3))
         if config.edit_natural:
-            loss = loss + config.edit_natural * (moving - begin).square().mean(1)
+            loss = loss + config.edit_natural * moving.square().mean(1)
         take(loss)
     with torch.no_grad():
         return drawn(step)

@@ -26,7 +26,10 @@ from rayface.systems.inversion import (
 )
 
 LABELS = ("Smiling", "Blond_Hair")
-SEARCH = InversionConfig(steps=40, edit_steps=40, natural=0.0, others=0.0, local=0.0)
+SEARCH = InversionConfig(
+    steps=40, edit_steps=40, edit_rate=0.1, natural=0.0, others=0.0, local=0.0, edit_natural=0.0, tuning_steps=0,
+    views=False,
+)  # fmt: skip
 
 
 class Look(nn.Module):
@@ -160,7 +163,7 @@ def test_an_edit_begins_where_training_learned_to_go(known: tuple[dict[str, Any]
     wanted = torch.tensor([[1.0, float("nan")]]).expand(3, -1)
     at_once = replace(SEARCH, edit_steps=0)
     assert torch.equal(edit(networks, found, wanted, LABELS, at_once), found.drawn), "untrained, it goes nowhere"
-    torch.nn.init.normal_(networks["steering"].to_step.weight)
+    torch.nn.init.normal_(networks["steering"].directions)
     latents = networks["steering"](found.latents, torch.tensor([[1.0, 0.0]]).expand(3, -1))
     drawn = networks["generator"](latents)
     assert torch.allclose(edit(networks, found, wanted, LABELS, at_once), drawn, atol=1e-4)
