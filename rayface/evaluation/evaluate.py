@@ -119,6 +119,8 @@ def used_as(system: System, config: Any, settings: Sequence[str]) -> Any:
                 f"--set {setting}: of a trained model of {system.name} can be set: {known}. Else train one with "
                 f"`rayface train {system.name} --set {setting}`"
             )
+    if not settings:
+        return config
     changed = override(config, settings)
     system.check(changed)
     return changed
