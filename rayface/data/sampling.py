@@ -72,6 +72,26 @@ class RatioSampler:
         return np.concatenate(drawn)[self.order]
 
 
+class RepeatSampler:
+    """Faces of which few are like them come round more often (repeat factors, Gupta et al. 2019, LVIS).
+
+    `labels` int8 [faces of the dataset, A] in {-1, 0, 1}, 0 for unknown. A value that a share f of the faces has is
+    repeated sqrt(threshold / f) times where that is above 1, rounded; a face as often as the rarest of its values.
+    """
+
+    def __init__(self, labels: np.ndarray, threshold: float, seed: int, global_batch: int) -> None:
+        self.seed, self.global_batch = seed, global_batch
+        times = np.ones(len(labels))
+        for value in (-1, 1):
+            has = labels == value
+            factors = np.sqrt(threshold / np.maximum(has.mean(0), 1 / max(len(labels), 1)))
+            times = np.maximum(times, (has * factors).max(1))
+        self.faces = np.repeat(np.arange(len(labels), dtype=np.int64), np.rint(times).astype(np.int64))
+
+    def __call__(self, step: int) -> np.ndarray:
+        return self.faces[batch_indices(self.seed, step, self.global_batch, len(self.faces))]
+
+
 class PairedSampler:
     """Batches that alternate: a face of `first`, one of `second` that is like it in group, the next of `first` ...
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rayface.data.sampling import RepeatSampler, Sampler
 from rayface.errors import RayfaceError
 from rayface.imaging.codec import to_float, to_uint8
 from rayface.imaging.filters import resize_images
@@ -76,6 +77,7 @@ class AttributeEditingConfig(SystemConfig):
     discriminator: ProjectedDiscriminatorConfig = field(default_factory=ProjectedDiscriminatorConfig)
     losses: AttributeEditingLosses = field(default_factory=AttributeEditingLosses)
     moved: float = 0.05  # photos that are drawn again, as `data.augmentation.move`
+    rare: float = 0.5  # faces with an attribute's value that fewer have come round more often; 0: all as often
     generator_rate: float = 1e-3
     discriminator_rate: float = 5e-4
     classifier_rate: float = 0.02
@@ -161,6 +163,8 @@ class AttributeEditing(System):
             raise RayfaceError(f"discriminator.first_stage={config.discriminator.first_stage} must be 1 here")
         if config.places.classes != len(PLACES):
             raise RayfaceError(f"places.classes={config.places.classes} must be {len(PLACES)}, of {', '.join(PLACES)}")
+        if not 0 <= config.rare <= 1:
+            raise RayfaceError(f"rare={config.rare} must be between 0 and 1: the share that is not rare")
         check_inversion(config.inversion)
 
     def build(self, config: AttributeEditingConfig) -> dict[str, nn.Module]:
@@ -202,6 +206,14 @@ class AttributeEditing(System):
             )
             phases.insert(1, r1)
         return phases
+
+    def sampler(self, config: AttributeEditingConfig, dataset: "FaceDataset") -> Sampler:
+        """One face in 16 has eyeglasses: the generator would hardly learn to draw them."""
+        if not config.rare:
+            return super().sampler(config, dataset)
+        labels = np.asarray(dataset.batch(range(len(dataset)), ("attributes",))["attributes"])
+        labels = labels[:, [ATTRIBUTE_ID[name] for name in config.attributes]]
+        return RepeatSampler(labels, config.rare, config.seed, config.global_batch)
 
     def prepare(
         self, batch: dict[str, Any], config: AttributeEditingConfig, generators: Sequence[np.random.Generator]

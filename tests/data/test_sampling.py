@@ -3,7 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayface.data.sampling import LEAST_ALIKE, PairedSampler, RatioSampler, batch_indices, quotas, rank_slice
+from rayface.data.sampling import (
+    LEAST_ALIKE,
+    PairedSampler,
+    RatioSampler,
+    RepeatSampler,
+    batch_indices,
+    quotas,
+    rank_slice,
+)
 from rayface.errors import RayfaceError
 
 
@@ -92,3 +100,22 @@ def test_ranks_share_the_classes_evenly_and_every_face_of_a_class_comes_once_an_
     rare = np.concatenate([choose(step) for step in range(5)])
     seen = np.bincount(rare[classes[rare] == 1], minlength=50)[40:]
     assert (seen == 2).all()  # 5 batches of 4 rare faces, of 10
+
+
+def test_rare_faces_come_round_more_often() -> None:
+    labels = np.full((100, 2), -1, np.int8)
+    labels[:8, 0] = 1  # sqrt(0.5 / 0.08) = 2.5
+    labels[:50, 1] = 1
+    labels[99] = 0  # nothing is known of it
+    drawn = RepeatSampler(labels, 0.5, 3, len(RepeatSampler(labels, 0.5, 3, 1).faces))(0)
+    times = np.bincount(drawn, minlength=100)
+    assert (times[:8] == 2).all()
+    assert (times[8:] == 1).all()
+
+
+@given(st.lists(st.lists(st.integers(-1, 1), min_size=3, max_size=3), min_size=1, max_size=60), st.integers(0, 50))
+def test_every_face_comes_however_common(labels: list[list[int]], seed: int) -> None:
+    choose = RepeatSampler(np.array(labels, np.int8), 0.5, seed, 4)
+    steps = -(-len(choose.faces) // 4)
+    assert set(np.concatenate([choose(step) for step in range(steps)])) == set(range(len(labels)))
+    assert (choose(2) == choose(2)).all()

@@ -133,6 +133,7 @@ def test_labels_are_those_of_the_attributes_asked_for(drawn_faces: str) -> None:
         ("generator.widths=[16]", r"generator.widths=\[16\]: give at least two"),
         ("places.widths=[4,4,4,4,4,4,4]", "places.widths has 7 levels, which faces of 32 px"),
         ("global_batch=3", "global_batch=3 must be even"),
+        ("rare=2", "rare=2.0 must be between 0 and 1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(setting: str, message: str) -> None:
