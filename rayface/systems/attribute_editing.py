@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 # Those that the attribute judge tells with an AUC of at least 0.9 and that can be seen in an aligned crop.
 EDITED = ("Smiling", "Mouth_Slightly_Open", "Eyeglasses", "Bangs", "Blond_Hair", "Heavy_Makeup", "Male")
+GLASSES = "Eyeglasses"
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class AttributeEditingConfig(SystemConfig):
     losses: AttributeEditingLosses = field(default_factory=AttributeEditingLosses)
     moved: float = 0.05  # photos that are drawn again, as `data.augmentation.move`
     rare: float = 0.5  # faces with an attribute's value that fewer have come round more often; 0: all as often
+    drawn_glasses: float = 0.1  # share of the faces without that get some
     generator_rate: float = 1e-3
     discriminator_rate: float = 5e-4
     classifier_rate: float = 0.02
@@ -94,7 +96,7 @@ class AttributeEditingConfig(SystemConfig):
 class AttributeEditing(System):
     name = "attribute_editing"
     config_class = AttributeEditingConfig
-    columns = ("image", "attributes")
+    columns = ("image", "attributes", "landmarks")
     requires = ("parsing",)
     samples_together = 2  # one drawn again, one blended with it
     released = ("generator", "first_guess", "steering", "classifiers", "places", "look")
@@ -163,8 +165,9 @@ class AttributeEditing(System):
             raise RayfaceError(f"discriminator.first_stage={config.discriminator.first_stage} must be 1 here")
         if config.places.classes != len(PLACES):
             raise RayfaceError(f"places.classes={config.places.classes} must be {len(PLACES)}, of {', '.join(PLACES)}")
-        if not 0 <= config.rare <= 1:
-            raise RayfaceError(f"rare={config.rare} must be between 0 and 1: the share that is not rare")
+        for name in ("rare", "drawn_glasses"):
+            if not 0 <= getattr(config, name) <= 1:
+                raise RayfaceError(f"{name}={getattr(config, name)} must be between 0 and 1, a share of the faces")
         check_inversion(config.inversion)
 
     def build(self, config: AttributeEditingConfig) -> dict[str, nn.Module]:
@@ -219,9 +222,18 @@ class AttributeEditing(System):
         self, batch: dict[str, Any], config: AttributeEditingConfig, generators: Sequence[np.random.Generator]
     ) -> Batch:
         from rayface.data.augmentation import draw_view, mirror_images, move_images
+        from rayface.data.glasses import wear_glasses
 
-        images = resize_images(mirror_images(to_float(batch["image"]), generators), config.generator.side)
         labels = torch.as_tensor(np.asarray(batch["attributes"]))[:, [ATTRIBUTE_ID[name] for name in config.attributes]]
+        side = config.generator.side
+        images, landmarks = resize_images(to_float(batch["image"]), side), batch["landmarks"] * (side / config.size)
+        if config.drawn_glasses and GLASSES in config.attributes:
+            worn = labels[:, config.attributes.index(GLASSES)]
+            chosen = np.array([generator.random() < config.drawn_glasses for generator in generators])
+            chosen &= worn.numpy() < 0
+            images = wear_glasses(images, landmarks, chosen, generators)
+            worn[torch.from_numpy(chosen)] = 1
+        images = mirror_images(images, generators)
         noise = [generator.standard_normal((2, config.generator.latent), np.float32) for generator in generators]
         return {
             "image": images,

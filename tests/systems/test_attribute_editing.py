@@ -119,6 +119,18 @@ def test_labels_are_those_of_the_attributes_asked_for(drawn_faces: str) -> None:
     assert torch.equal(labels, wanted.float())
 
 
+def test_who_gets_glasses_drawn_wears_them_for_the_labels_too(drawn_faces: str) -> None:
+    without, some, all_faces = (
+        batch_of(start(f"drawn_glasses={share}", "global_batch=8"), drawn_faces) for share in (0, 0.5, 1)
+    )
+    place = get_system("attribute_editing").config("tiny").attributes.index("Eyeglasses")
+    assert (without["labels"][:, place] < 0).any()
+    assert (all_faces["labels"][:, place] > 0).all()
+    gained = (some["labels"] - without["labels"])[:, place] > 0
+    bare = without["labels"][:, place] < 0
+    assert 0 < gained.sum() < bare.sum()
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -134,6 +146,7 @@ def test_labels_are_those_of_the_attributes_asked_for(drawn_faces: str) -> None:
         ("places.widths=[4,4,4,4,4,4,4]", "places.widths has 7 levels, which faces of 32 px"),
         ("global_batch=3", "global_batch=3 must be even"),
         ("rare=2", "rare=2.0 must be between 0 and 1"),
+        ("drawn_glasses=-0.1", "drawn_glasses=-0.1 must be between 0 and 1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(setting: str, message: str) -> None:
