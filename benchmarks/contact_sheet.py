@@ -1,7 +1,7 @@
 """Faces of a test split before and after a step, for eyes: each pair before above after.
 
     python -m benchmarks.contact_sheet beautify --data DIR --out sheet.jpg [--model REF] [--store STORE] [--count 24]
-        [--where Attractive=-1] [--param style=full] [--strength 1]
+        [--where Attractive=-1] [--param style=full] [--param add=Bangs] [--strength 1]
 
 The faces are spread evenly over those that meet --where (attributes, 1 or -1), none is chosen by its looks.
 """
@@ -47,7 +47,9 @@ def main() -> None:
     chosen = found[np.linspace(0, len(found) - 1, min(arguments.count, len(found))).round().astype(int)]
     before = dataset.batch(chosen)["image"]
     assert isinstance(before, torch.Tensor)
-    params = dict(given.split("=", 1) for given in arguments.param)
+    given = dict(param.split("=", 1) for param in arguments.param)
+    each = {name: value.split(",") if name in ("add", "remove") else value for name, value in given.items()}
+    params = {name: [value] * len(before) for name, value in each.items()}
     change = step(before, params).float() - before.float()
     after = (before.float() + arguments.strength * change).round().clamp(0, 255).to(torch.uint8)
     rows = [part for pair in zip(before.split(COLUMNS), after.split(COLUMNS), strict=True) for part in pair]

@@ -50,7 +50,7 @@ class Settings:
     """The whole service. Sizes in bytes and pixels, times in seconds."""
 
     store: str | None = None  # model store; the release weights are behind it
-    steps: tuple[str, ...] = ("enhance", "upscale", "beautify", "facial_hair")
+    steps: tuple[str, ...] = ("enhance", "upscale", "beautify", "facial_hair", "edit_attributes")
     # "together": a photo's whole way in one replica, which is fastest where all stages share the same cores or GPU;
     # "separate": a deployment for every stage, each with replicas of its own
     layout: str = "together"

@@ -115,6 +115,7 @@ class AttributeEditing(System):
         "no-tuning": ("inversion.tuning_steps=0",),
         "not-steered": ("inversion.steered=0",),
         "steered-only": ("inversion.edit_steps=0",),
+        "as-far-as-it-goes": ("inversion.enough=0",),
         "no-locality": ("inversion.local=0",),
         "no-others": ("inversion.others=0",),
         "no-naturalness": ("inversion.natural=0", "inversion.edit_natural=0"),

@@ -63,6 +63,7 @@ SEEN_IN: dict[str, tuple[tuple[str, ...], tuple[float, float, float, float]]] = 
 ANYWHERE = (tuple(PLACES), (0.0, 0.0, 1.0, 1.0))
 # Mean change of edges, of 2, from which on the photo's own detail goes; at twice that it is gone.
 MUCH = 0.03
+REACHES = (0.2, 0.4, 0.6, 0.8)  # parts of an edit that may be enough
 STARTS = ("guess", "middle", "random")
 BORDER = 0.04  # of the side: how soft those boxes end
 
@@ -78,13 +79,14 @@ class InversionConfig:
     perceptual: float = 2.0  # beside the squared difference
     natural: float = 0.02  # not far from where the search began
     edit_steps: int = 20  # of S32
-    edit_rate: float = 0.06
-    steered: float = 1.0  # S32 begins so many times as far as training learned to go
+    edit_rate: float = 0.05
+    steered: float = 1.5  # S32 begins so many times as far as training learned to go
     edit_natural: float = 0.5  # not far from the photo
     views: bool = True  # the classifiers see it a little moved, recoloured, blurred, at every step anew: no loophole
     logistic: bool = True  # the classifier's log likelihood; else the document's square, flat where it is sure
-    local: float = 20.0  # nothing changes where the attribute is not seen
-    others: float = 1.0  # the other attributes' classifiers say what they said
+    enough: float = 4.0  # logits at which the networks are sure: an edit goes no further
+    local: float = 5.0  # nothing changes where the attribute is not seen
+    others: float = 3.0  # the other attributes' classifiers say what they said
     tuning_steps: int = 30
     tuning_rate: float = 1e-3
     carried: bool = True  # what changed is carried over to the photo; else the face as the generator draws it
@@ -93,7 +95,7 @@ class InversionConfig:
 # The document alone
 PLAIN = InversionConfig(
     start="random", extended=False, perceptual=0, natural=0, steered=0, edit_natural=0, logistic=False, views=False,
-    local=0, others=0, tuning_steps=0, carried=False, steps=300, edit_steps=100,
+    enough=0, local=0, others=0, tuning_steps=0, carried=False, steps=300, edit_steps=100,
 )  # fmt: skip
 
 
@@ -221,41 +223,78 @@ def edit(
 
     The random vector moves, and the styles by as much as it moves them: what is left of a photo stays.
     """
-    generator, classifiers, look = inverted.generator, networks["classifiers"], networks["look"]
-    asked, target = ~wanted.isnan(), wanted.nan_to_num()
-    with torch.no_grad():
-        before = classifiers(look(inverted.photos if config.carried else inverted.drawn)[1:]).sigmoid()
-        where = seen_in(inverted.places, asked, labels)
-        own = generator.styles(inverted.latents)
-        steered = networks["steering"](inverted.latents, (2 * target - 1) * asked)
-        begin = config.steered * (steered - inverted.latents)
-    step = begin.clone()
-
-    def drawn(moving: Tensor) -> Tensor:
-        return generator.draw(inverted.styles + generator.styles(inverted.latents + moving) - own)
-
+    search = _Search(networks, inverted, wanted, labels, config)
+    step = search.steered()
     for number, (take, moving) in enumerate(_descend(step, config.edit_steps, config.edit_rate)):
-        made = drawn(moving)
-        seen = carried_over(inverted.photos, inverted.drawn, made, where) if config.carried else made
+        take(search.losses(moving, number))
+    with torch.no_grad():
+        return search.drawn(search.no_further(step) if config.enough else step)
+
+
+class _Search:
+    """What S32 looks for: how far from some photos' random vectors, a step float [N, latent], the wanted faces lie."""
+
+    def __init__(
+        self, networks: Networks, inverted: Inverted, wanted: Tensor, labels: Sequence[str], config: InversionConfig
+    ) -> None:
+        self.networks, self.inverted, self.config = networks, inverted, config
+        self.asked, self.target = ~wanted.isnan(), wanted.nan_to_num()
+        self.sign = (2 * self.target - 1) * self.asked
+        with torch.no_grad():
+            self.where = seen_in(inverted.places, self.asked, labels)
+            self.own = inverted.generator.styles(inverted.latents)
+            self.before = self._told(inverted.photos if config.carried else inverted.drawn).sigmoid()
+
+    def drawn(self, step: Tensor) -> Tensor:
+        """The face as the generator draws it, float [N, 3, side, side]."""
+        generator, latents = self.inverted.generator, self.inverted.latents
+        face: Tensor = generator.draw(self.inverted.styles + generator.styles(latents + step) - self.own)
+        return face
+
+    def steered(self) -> Tensor:
+        """Where the search begins."""
+        latents = self.inverted.latents
+        there: Tensor = self.config.steered * (self.networks["steering"](latents, self.sign) - latents)
+        return there.detach()
+
+    def losses(self, step: Tensor, number: int) -> Tensor:
+        """Of each photo after `number` steps of the search: float [N]."""
+        config, made = self.config, self.drawn(step)
+        photo = self._photo(made)
         if config.views:
             numbers = draw_view(seeded(0, index=number, stream="views of an edit"), 0.08, 0.2)
-            seen = view(seen, numbers.to(seen.device).expand(len(seen), -1))
-        logits = classifiers(look(seen)[1:])
+            photo = view(photo, numbers.to(photo.device).expand(len(photo), -1))
+        logits = self._told(photo)
         if config.logistic:
-            there = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+            there = F.binary_cross_entropy_with_logits(logits, self.target, reduction="none")
         else:
-            there = 0.5 * (logits.sigmoid() - target).square()
-        loss = (there * asked).sum(1)
+            there = 0.5 * (logits.sigmoid() - self.target).square()
+        loss = (there * self.asked).sum(1)
         if config.others:
-            loss = loss + config.others * (0.5 * (logits.sigmoid() - before).square() * ~asked).sum(1)
+            loss = loss + config.others * (0.5 * (logits.sigmoid() - self.before).square() * ~self.asked).sum(1)
         if config.local:
-            change = (made - inverted.drawn).square().mean(1, keepdim=True)
-            loss = loss + config.local * (change * (1 - where)).mean((1, 2, 3))
+            change = (made - self.inverted.drawn).square().mean(1, keepdim=True)
+            loss = loss + config.local * (change * (1 - self.where)).mean((1, 2, 3))
         if config.edit_natural:
-            loss = loss + config.edit_natural * moving.square().mean(1)
-        take(loss)
-    with torch.no_grad():
-        return drawn(step)
+            loss = loss + config.edit_natural * step.square().mean(1)
+        return loss
+
+    def no_further(self, step: Tensor) -> Tensor:
+        """The shortest of some parts of the step at which the networks are sure of all that is wanted, or all of it."""
+        chosen, found = step, torch.zeros(len(step), dtype=torch.bool, device=step.device)
+        for share in REACHES:
+            logits = self._told(self._photo(self.drawn(share * step)))
+            sure = ((self.sign * logits >= self.config.enough) | ~self.asked).all(1) & ~found
+            chosen, found = torch.where(sure[:, None], share * step, chosen), found | sure
+        return chosen
+
+    def _photo(self, made: Tensor) -> Tensor:
+        inverted = self.inverted
+        return carried_over(inverted.photos, inverted.drawn, made, self.where) if self.config.carried else made
+
+    def _told(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.networks["classifiers"](self.networks["look"](images)[1:])
+        return logits
 
 
 def edited_crops(

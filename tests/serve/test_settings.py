@@ -18,7 +18,7 @@ from serve.settings import Settings, Stage, preset, settings_from
 from tests.tiny_models import save_tiny_models
 
 # What the default steps need, and the released detector.
-SERVED = ("enhancement", "parsing", "super_resolution", "beauty", "facial_hair")
+SERVED = ("enhancement", "parsing", "super_resolution", "beauty", "facial_hair", "attribute_editing")
 CONFIG = Path(__file__).resolve().parents[2] / "serve" / "config.yaml"
 
 
@@ -74,7 +74,7 @@ def test_the_config_files_are_valid_for_serve_and_give_settings(file: str) -> No
     assert sum(parse_shares(models).values()) == 1
     args, http = read_config(str(path))
     settings = settings_from(args)
-    assert settings.steps == ("enhance", "upscale", "beautify", "facial_hair")
+    assert settings.steps == ("enhance", "upscale", "beautify", "facial_hair", "edit_attributes")
     assert settings.max_output_megapixels == Settings().max_output_megapixels
     assert (http["port"], settings.step.device) == (8000, "cuda" if file == "config.gpu.yaml" else "cpu")
     assert http["request_timeout_s"] > settings.timeout_s
@@ -166,6 +166,7 @@ def test_models_are_pinned_to_their_version_at_the_start(tmp_path: Path) -> None
         "upscale": "super_resolution@1",
         "beautify": "beauty@1",
         "facial_hair": "facial_hair@1",
+        "edit_attributes": "attribute_editing@1",
         "detect": "detection@r1",
         "parse": "parsing@1",
     }

@@ -28,7 +28,7 @@ from rayface.systems.inversion import (
 LABELS = ("Smiling", "Blond_Hair")
 SEARCH = InversionConfig(
     steps=40, edit_steps=40, edit_rate=0.1, natural=0.0, others=0.0, local=0.0, edit_natural=0.0, tuning_steps=0,
-    views=False,
+    views=False, enough=0.0,
 )  # fmt: skip
 
 
@@ -171,6 +171,24 @@ def test_an_edit_begins_where_training_learned_to_go(known: tuple[dict[str, Any]
     assert torch.equal(left, found.drawn)
     nothing = torch.zeros(3, 2)
     assert torch.equal(networks["steering"](found.latents, nothing), found.latents)
+
+
+def test_an_edit_goes_no_further_than_is_enough(known: tuple[dict[str, Any], Tensor, Tensor]) -> None:
+    networks, faces, _ = known
+    found = invert(networks, faces, replace(SEARCH, steps=5))
+    wanted = torch.tensor([[1.0, float("nan")]]).expand(3, -1)
+
+    def edited(enough: float) -> tuple[Tensor, Tensor]:
+        made = edit(networks, found, wanted, LABELS, replace(SEARCH, enough=enough, carried=False))
+        return Bright()([made])[:, 0], (made - found.drawn).abs().mean((1, 2, 3))
+
+    before, (after, far) = Bright()([found.drawn])[:, 0], edited(0.0)
+    middle = float((before.max() + after.min()) / 2)
+    assert before.max() < middle < after.min()
+    told, change = edited(middle)
+    assert (told >= middle - 1e-4).all()
+    assert (change < far).all()
+    assert torch.equal(edited(1e6)[1], far), "what is never enough goes all the way"
 
 
 def test_what_the_classifier_is_shown_is_the_photo_as_it_will_be(known: tuple[dict[str, Any], Tensor, Tensor]) -> None:
