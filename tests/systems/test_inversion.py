@@ -28,7 +28,7 @@ from rayface.systems.inversion import (
 LABELS = ("Smiling", "Blond_Hair")
 SEARCH = InversionConfig(
     steps=40, edit_steps=40, edit_rate=0.1, natural=0.0, others=0.0, local=0.0, edit_natural=0.0, tuning_steps=0,
-    views=False, enough=0.0,
+    views=False, enough=0.0, steered=1.0,
 )  # fmt: skip
 
 
