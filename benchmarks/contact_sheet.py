@@ -17,7 +17,9 @@ from rayface.evaluation.pictures import grid
 from rayface.imaging.codec import encode
 from rayface.pipeline import default_models, load_step
 from rayface.records import ATTRIBUTE_ID
+from rayface.stages import STEP_PARAMS
 from rayface.store import open_store
+from rayface.work import check_asked, check_params
 
 COLUMNS = 6
 
@@ -47,9 +49,9 @@ def main() -> None:
     chosen = found[np.linspace(0, len(found) - 1, min(arguments.count, len(found))).round().astype(int)]
     before = dataset.batch(chosen)["image"]
     assert isinstance(before, torch.Tensor)
-    given = dict(param.split("=", 1) for param in arguments.param)
-    each = {name: value.split(",") if name in ("add", "remove") else value for name, value in given.items()}
-    params = {name: [value] * len(before) for name, value in each.items()}
+    asked = check_params(dict(param.split("=", 1) for param in arguments.param))
+    check_asked([arguments.step], asked)
+    params = {name: [getattr(asked, name)] * len(before) for name in STEP_PARAMS}
     change = step(before, params).float() - before.float()
     after = (before.float() + arguments.strength * change).round().clamp(0, 255).to(torch.uint8)
     rows = [part for pair in zip(before.split(COLUMNS), after.split(COLUMNS), strict=True) for part in pair]

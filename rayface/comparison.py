@@ -87,7 +87,7 @@ def ablate_use(
     if not described.use_ablations:
         raise RayfaceError(f"{system} names nothing that could be switched off in a trained model's use")
     digest = FaceDataset(data, split, require=described.labels).digest
-    sha256 = open_store(store or None).load(model).info["sha256"]
+    sha256 = open_store(store or None).info(model)["sha256"]
     Path(out).mkdir(parents=True, exist_ok=True)
     arms = {WHOLE: (), **described.use_ablations}
     for arm, off in arms.items():

@@ -13,9 +13,7 @@ Array = np.ndarray
 SHAPES = ((2.0, 0.36, 0.34), (4.0, 0.41, 0.27), (2.5, 0.40, 0.31), (3.0, 0.42, 0.35), (2.2, 0.39, 0.25))
 
 
-def wear_glasses(
-    images: Tensor, landmarks: Tensor, chosen: Array, generators: Sequence[np.random.Generator]
-) -> Tensor:  # fmt: skip
+def wear_glasses(images: Tensor, landmarks: Tensor, chosen: Array, generators: Sequence[np.random.Generator]) -> Tensor:
     """Faces float [N, 3, S, S] in [-1, 1], of which those `chosen`, bool [N], get glasses of some kind.
 
     `landmarks` float [N, 5, 2]: eyes, nose and corners of the mouth in pixels, as in a data set.
@@ -93,8 +91,7 @@ def _frame_colour(metal: bool, random: np.random.Generator) -> Array:
 
 
 def _laid_over(image: Tensor, frame: Array, colour: Array, lens: Array, tint: Array, glare: Array) -> Tensor:
-    layers = [torch.from_numpy(layer).float() for layer in (frame, lens, glare)]
-    over, within, shine = layers
+    over, within, shine = (torch.from_numpy(layer).float() for layer in (frame, lens, glare))
     side = image.shape[-1]
     shadow = gaussian_blur(over[None, None].roll(max(side // 64, 1), -2), side / 90)[0, 0]
     light = (image + 1) / 2 * (1 - 0.3 * shadow)

@@ -84,7 +84,7 @@ class RepeatSampler:
         times = np.ones(len(labels))
         for value in (-1, 1):
             has = labels == value
-            factors = np.sqrt(threshold / np.maximum(has.mean(0), 1 / max(len(labels), 1)))
+            factors = np.sqrt(threshold / np.maximum(has.mean(0), 1 / len(labels)))
             times = np.maximum(times, (has * factors).max(1))
         self.faces = np.repeat(np.arange(len(labels), dtype=np.int64), np.rint(times).astype(np.int64))
 

@@ -7,7 +7,7 @@ seen all kinds of pictures, at views of them (DiffAugment). What is done with th
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -211,13 +211,17 @@ class AttributeEditing(System):
             phases.insert(1, r1)
         return phases
 
+    @staticmethod
+    def _edited(batch: Mapping[str, Any], config: AttributeEditingConfig) -> Tensor:
+        """A data set's labels of the attributes that are edited, int8 [N, A]: 1 yes, -1 no, 0 unknown."""
+        return torch.as_tensor(batch["attributes"])[:, [ATTRIBUTE_ID[name] for name in config.attributes]]
+
     def sampler(self, config: AttributeEditingConfig, dataset: "FaceDataset") -> Sampler:
         """One face in 16 has eyeglasses: the generator would hardly learn to draw them."""
         if not config.rare:
             return super().sampler(config, dataset)
-        labels = np.asarray(dataset.batch(range(len(dataset)), ("attributes",))["attributes"])
-        labels = labels[:, [ATTRIBUTE_ID[name] for name in config.attributes]]
-        return RepeatSampler(labels, config.rare, config.seed, config.global_batch)
+        labels = self._edited(dataset.batch(range(len(dataset)), ("attributes",)), config)
+        return RepeatSampler(labels.numpy(), config.rare, config.seed, config.global_batch)
 
     def prepare(
         self, batch: dict[str, Any], config: AttributeEditingConfig, generators: Sequence[np.random.Generator]
@@ -225,7 +229,7 @@ class AttributeEditing(System):
         from rayface.data.augmentation import draw_view, mirror_images, move_images
         from rayface.data.glasses import wear_glasses
 
-        labels = torch.as_tensor(np.asarray(batch["attributes"]))[:, [ATTRIBUTE_ID[name] for name in config.attributes]]
+        labels = self._edited(batch, config)
         side = config.generator.side
         images, landmarks = resize_images(to_float(batch["image"]), side), batch["landmarks"] * (side / config.size)
         if config.drawn_glasses and GLASSES in config.attributes:
@@ -356,12 +360,7 @@ class AttributeEditing(System):
         return {**drawn, **self.judge_use(networks, config, dataset, device, limit)}
 
     def judge_use(
-        self,
-        networks: Networks,
-        config: AttributeEditingConfig,
-        dataset: "FaceDataset",
-        device: torch.device,
-        limit: int | None = None,
+        self, networks: Networks, config: Any, dataset: "FaceDataset", device: torch.device, limit: int | None
     ) -> dict[str, Any]:
         from rayface.evaluation.attribute_editing import edits_report
 
@@ -393,9 +392,7 @@ class AttributeEditing(System):
         side = config.generator.side
         classifiers = OnPictures(networks["look"], networks["classifiers"])
         return {
-            "redrawn": ExportView(
-                Redrawn(networks["look"], networks["first_guess"], networks["generator"]), side, Redrawn.outputs
-            ),
+            "redrawn": ExportView(self.of_pictures(networks), side, Redrawn.outputs),
             "attributes": ExportView(classifiers, side, AttributeNetworks.outputs, labels=tuple(config.attributes)),
         }
 
