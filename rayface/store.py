@@ -135,6 +135,8 @@ class ModelStore:
             for network in info["networks"]
         }
         networks = system.restore(config, info["networks"], states)
+        for network, held in info.get("shared", {}).items():
+            networks[network] = self._shared(f"{name}@{version}", network, held)
         for module in networks.values():
             module.eval().requires_grad_(False)
         return LoadedModel(name, version, info["system"], config, networks, info)
@@ -156,6 +158,9 @@ class ModelStore:
 
         from rayface.networks.widths import read_widths
 
+        shared = self._held_elsewhere(system, config, networks)
+        details = {**(details or {}), "shared": shared} if shared else details
+        networks = {key: network for key, network in networks.items() if key not in shared}
         dtype = torch.float16 if half else torch.float32
         states = {
             key: {k: v.to(dtype) if v.is_floating_point() else v for k, v in network.state_dict().items()}
@@ -219,6 +224,36 @@ class ModelStore:
         for file, content in files.items():
             write_bytes(content, f"{folder}/{file}", self.fs)
         return f"{name}@{version}"
+
+    def _held_elsewhere(
+        self, system: str, config: Any, networks: "Mapping[str, nn.Module]"
+    ) -> dict[str, dict[str, str]]:
+        """Those of `networks` that another model holds, as it is: which, and its hash. They are not stored again."""
+        from rayface.systems.base import get_system
+
+        found = {}
+        for network, key in get_system(system).shared.items():
+            reference, store = getattr(config, key), self._before_release()
+            ours, theirs = networks[network].state_dict(), store.load_network(reference).state_dict()
+            if ours.keys() == theirs.keys() and all(ours[name].cpu().equal(theirs[name]) for name in ours):
+                info = store.info(reference)
+                found[network] = {"model": f"{info['name']}@{info['version']}", "sha256": info["sha256"]}
+        return found
+
+    def _shared(self, ref: str, network: str, held: Mapping[str, str]) -> "nn.Module":
+        """A network of the model `ref` that another one holds. Raises RayfaceError where that is not as it was."""
+        store = self._before_release()
+        found = store.info(held["model"])["sha256"]
+        if found != held["sha256"]:
+            raise RayfaceError(
+                f"{ref}: its {network} is that of {held['model']} with the sha256 {held['sha256']}, and {self.uri} has "
+                f"one with {found}; put the store behind it that it was trained with"
+            )
+        return store.load_network(held["model"])
+
+    def _before_release(self) -> "ModelStore":
+        """This store with the release weights behind it."""
+        return self if self.fallback else ModelStore(self.uri, release_store(), self.commercial_only)
 
     def _claim_version(self, name: str) -> str:
         """The next version number. In a local store its folder is made here, so two savers never share one."""

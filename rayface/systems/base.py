@@ -35,6 +35,7 @@ SYSTEMS = {
     "beauty": "rayface.systems.beauty:Beauty",
     "facial_hair": "rayface.systems.facial_hair:FacialHair",
     "attribute_editing": "rayface.systems.attribute_editing:AttributeEditing",
+    "face_swap": "rayface.systems.face_swap:FaceSwap",
 }
 FOREIGN = {"foreign": "rayface.systems.foreign:Foreign"}  # networks of other projects: used, not trained here
 PRESETS = ("tiny", "small", "base")
@@ -131,6 +132,7 @@ class ExportView:
     low: float = -1.0
     shows: str = "a face crop"  # aligned to records.FFHQ_TEMPLATE
     labels: tuple[str, ...] = ()  # of the first output's channels, where they have names
+    channels: int = 3
 
 
 class Step(Protocol):
@@ -158,6 +160,7 @@ class System:
     requires: ClassVar[tuple[str, ...]] = ()  # systems trained before it when asked for together
     columns: ClassVar[tuple[str, ...]] = ("image",)  # dataset columns it trains on
     released: ClassVar[tuple[str, ...]]  # networks that go into the store (their EMA)
+    shared: ClassVar[Mapping[str, str]] = {}  # of those: config key of the frozen model that holds the same network
     step_name: ClassVar[str] = ""  # what `steps=` calls it; "" where it offers no step
     whole_photo: ClassVar[bool] = False  # its step works on the photo (stages.PhotoStep), not on face crops
     frozen_keys: ClassVar[tuple[str, ...]] = ()  # of the config: frozen models that losses need; "" there is none

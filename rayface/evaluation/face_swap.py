@@ -1,0 +1,196 @@
+"""Is a swapped face the donor's, in the pose, the expression and the surroundings of the other? Judges say (SPEC E)."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rayface.detector import load_detector
+from rayface.evaluation import limits
+from rayface.evaluation.gallery import PEOPLE, SIDE, people_of
+from rayface.evaluation.judges import ask, judged_metrics, judging
+from rayface.evaluation.limits import Values
+from rayface.evaluation.metrics import bootstrap, psnr
+from rayface.evaluation.subgroups import record
+from rayface.imaging.filters import resize_images
+from rayface.randomness import generator
+from rayface.records import ATTRIBUTE_ID, PARSING_ID
+
+if TYPE_CHECKING:
+    from rayface.data.dataset import FaceDataset
+
+# crops uint8 [N, 3, S, S] and donors' crops of the same shape (None: nobody's identity) -> swapped crops
+Swap = Callable[[Tensor, Tensor | None], Tensor]
+SEED = 20_260  # of the pairs
+INNER = ("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "u_lip", "l_lip")
+WIDER = 6  # px of 256 by which the face may be left: the border is soft
+# judge -> measure of the donor being the nearest of all, and of the texture's own person
+FIRST = {"identity": ("donor_first", "own_first"), "identity_second": ("donor_first_second", "own_first_second")}
+
+# Per pair: at least, or at most; one that meets them all counts as `joint`.
+LIMITS: dict[str, tuple[str, float]] = {
+    "donor_first": ("least", 1.0),
+    "donor_first_second": ("least", 1.0),
+    "landmarks": ("most", 0.08),  # of the eye distance
+    "elsewhere": ("most", 1.5 / 255),  # mean absolute change, of 0 to 1, outside the face
+}
+
+
+def donors_of(dataset: "FaceDataset", limit: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Faces that get another identity and the faces that it is of, int64 [M] each: the first `limit` of the data set.
+
+    A donor is another person, of the same sex where the labels say it, the same one at every call.
+    """
+    people = people_of(dataset)
+    attributes = np.asarray(dataset.batch(range(len(dataset)), ("attributes",))["attributes"])
+    male = attributes[:, ATTRIBUTE_ID["Male"]]
+    faces = np.arange(min(len(dataset), limit or len(dataset)))
+    donors = []
+    for face in faces:
+        others = np.flatnonzero((people != people[face]) & (male == male[face]))
+        others = others if len(others) else np.flatnonzero(people != people[face])
+        donors.append(int(generator(SEED, int(face), 0, "swap pairs").choice(others)))
+    return faces, np.array(donors)
+
+
+def face_swap_report(swap: Swap, dataset: "FaceDataset", batch: int, limit: int | None) -> dict[str, Any]:
+    """Judge `swap` on pairs of different people of `dataset`, with intervals over pairs.
+
+    `swaps`, per pair:
+    - donor_first, donor_first_second: of the donor's photo, the texture's own, and one each of PEOPLE others the donor's
+      is the nearest (dlib's network; FaceRes); own_first...: the texture's own is;
+    - identity_distance (dlib, median) to the donor, identity_own to the texture's person;
+    - landmarks: mean distance of the detector's five landmarks from where they were, in eye distances (infinite where
+      no face is found);
+    - elsewhere: mean absolute change, of 0 to 1, of all but the face;
+    - joint: pairs that meet all of LIMITS.
+    `nobody`: own_first of faces drawn with nobody's identity: what of who it is comes through the texture. `again`:
+    PSNR and perceptual distance of faces that are given their own identity.
+    """
+    faces, donors = donors_of(dataset, limit)
+    judges = _Judges(dataset, batch)
+    parts: dict[str, list[Values]] = {"swaps": [], "nobody": [], "again": []}
+    metrics = {name: metric for name, metric in judged_metrics().items() if name == "perceptual_distance"}
+    for start in range(0, len(faces), batch):
+        some, theirs = faces[start : start + batch], donors[start : start + batch]
+        crops, given = (dataset.batch(chosen)["image"] for chosen in (some, theirs))
+        assert isinstance(crops, Tensor)
+        assert isinstance(given, Tensor)
+        before = resize_images(crops, SIDE)
+        known = judges.known(before), judges.known(resize_images(given, SIDE))
+        after = resize_images(swap(crops, given), SIDE)
+        people = judges.people[some], judges.people[theirs]
+        parts["swaps"].append(judges.compared(after, *known, *people) | judges.kept(before, after))
+        nobody = resize_images(swap(crops, None), SIDE)
+        own = judges.compared(nobody, *known, *people)
+        parts["nobody"].append({name: value for name, value in own.items() if name.startswith("own_first")})
+        again = resize_images(swap(crops, crops), SIDE)
+        measures = {"psnr": psnr(again, before)} | {name: metric(again, before) for name, metric in metrics.items()}
+        parts["again"].append({name: np.asarray(value) for name, value in measures.items()})
+    joined = {name: _joined(some) for name, some in parts.items()}
+    report: dict[str, Any] = {"pairs": len(faces), "people": len(judges.held)}
+    report["swaps"] = limits.summary(joined["swaps"], LIMITS, shares=tuple(name for both in FIRST.values() for name in both))
+    for part in ("nobody", "again"):
+        report[part] = {name: bootstrap(value) for name, value in joined[part].items()}
+    for measure in ("donor_first", "joint"):
+        if measure == "joint" and not LIMITS.keys() <= joined["swaps"].keys():
+            continue
+        values = limits.joint(joined["swaps"], LIMITS) if measure == "joint" else joined["swaps"].get(measure)
+        if values is not None:
+            whole = np.full(len(dataset), np.nan)
+            whole[faces] = values
+            record(measure, whole)
+    return report
+
+
+def _joined(parts: list[Values]) -> Values:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+
+
+class _Judges:
+    """The judges that are at hand, and the people among whom a face is to be found."""
+
+    def __init__(self, dataset: "FaceDataset", batch: int) -> None:
+        panel = judging()
+        self.device = panel.device
+        self.people = people_of(dataset)
+        held, chosen = np.unique(self.people, return_index=True)
+        self.held, chosen = held[:PEOPLE], chosen[:PEOPLE]
+        self.identity: dict[str, nn.Module] = {}
+        for judge, names in FIRST.items():
+            extra = ("identity_distance", "identity_own") if judge == "identity" else ()
+            network = panel.network(judge, (*names, *extra))
+            if network is not None:
+                self.identity[judge] = network
+        self.parser = panel.network("parsing", ("elsewhere",))
+        self.detector = load_detector()
+        gallery: list[dict[str, Tensor]] = []
+        for start in range(0, len(chosen), batch):
+            crops = dataset.batch(chosen[start : start + batch])["image"]
+            assert isinstance(crops, Tensor)
+            gallery.append(self.known(resize_images(crops, SIDE)))
+        self.gallery = {judge: torch.cat([part[judge] for part in gallery]) for judge in self.identity}
+
+    def known(self, crops: Tensor) -> dict[str, Tensor]:
+        """What the identity judges see in crops uint8 [N, 3, SIDE, SIDE]: float [N, D] each."""
+        return {judge: ask(network, crops, self.device) for judge, network in self.identity.items()}
+
+    def compared(
+        self, after: Tensor, own: dict[str, Tensor], donors: dict[str, Tensor], person: np.ndarray, donor: np.ndarray
+    ) -> Values:
+        """Who swapped crops `after` look like: `own`, `donors` are what judges saw in the photos of `person`, `donor`."""
+        values: Values = {}
+        others = torch.from_numpy((donor[:, None] == self.held) | (person[:, None] == self.held))
+        for judge, seen in self.known(after).items():
+            distance = _euclidean if judge == "identity" else _cosine
+            to_donor, to_own = (distance(seen, each[judge][:, None])[:, 0] for each in (donors, own))
+            rest = distance(seen, self.gallery[judge]).masked_fill(others, float("inf")).amin(1)
+            donor_first, own_first = FIRST[judge]
+            values[donor_first] = (to_donor < torch.minimum(to_own, rest)).float().numpy()
+            values[own_first] = (to_own < torch.minimum(to_donor, rest)).float().numpy()
+            if judge == "identity":
+                values |= {"identity_distance": to_donor.numpy(), "identity_own": to_own.numpy()}
+        return values
+
+    def kept(self, before: Tensor, after: Tensor) -> Values:
+        """What swapped crops uint8 [N, 3, SIDE, SIDE] kept of their photos."""
+        values: Values = {"landmarks": self._landmarks(before, after)}
+        if self.parser is not None:
+            masks = ask(self.parser, before, self.device)
+            inner = torch.stack([masks == PARSING_ID[name] for name in INNER]).any(0)
+            face = F.max_pool2d(inner[:, None].float(), 2 * WIDER + 1, 1, WIDER)[:, 0] > 0
+            change = (after.float() - before.float()).abs().mean(1) / 255
+            values["elsewhere"] = ((change * ~face).sum((1, 2)) / (~face).sum((1, 2)).clamp_min(1)).numpy()
+        return values
+
+    def _landmarks(self, before: Tensor, after: Tensor) -> np.ndarray:
+        found = [self._found(crops) for crops in (before, after)]
+        moved = []
+        for old, new in zip(*found, strict=True):
+            if old is None or new is None:
+                moved.append(float("nan") if old is None else float("inf"))
+                continue
+            eyes = float(np.linalg.norm(old[1] - old[0]))
+            moved.append(float(np.linalg.norm(new - old, axis=1).mean()) / max(eyes, 1.0))
+        return np.array(moved)
+
+    def _found(self, crops: Tensor) -> list[np.ndarray | None]:
+        """The landmarks [5, 2] of the largest face in each crop; None where the detector finds none."""
+        results: list[np.ndarray | None] = []
+        for found in self.detector.detect(list(crops)):
+            boxes = np.asarray(found.boxes)
+            areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) if len(boxes) else boxes
+            results.append(np.asarray(found.landmarks)[int(areas.argmax())] if len(boxes) else None)
+        return results
+
+
+def _euclidean(ours: Tensor, theirs: Tensor) -> Tensor:
+    """float [N, D] to [M, D], or to [N, 1, D]: float [N, M]."""
+    return torch.cdist(ours[:, None], theirs if theirs.dim() == 3 else theirs[None].expand(len(ours), -1, -1))[:, 0]
+
+
+def _cosine(ours: Tensor, theirs: Tensor) -> Tensor:
+    return 1 - F.cosine_similarity(ours[:, None], theirs if theirs.dim() == 3 else theirs[None], dim=2)

@@ -1,0 +1,205 @@
+"""Face synthesis from the texture of one face and the identity of another (SPEC E1 to E3).
+
+What is drawn is a window around the inner face, by a decoder that gets both: the texture network's features of a small
+picture of the window (too small to tell whose face it is: the bottleneck), and what a recognition network says of
+somebody. Hair, ears, neck and background are the photo's own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rayface.imaging.filters import gaussian_blur, resize_images
+from rayface.networks.blocks import ModulatedBlock, ResidualBlock, Upsample
+
+NETWORKS = ("texture", "decoder", "face_mask", "recogniser")
+# The window in an aligned crop, as 64ths of its side: brows to chin, cheek to cheek; what dlib's chips show.
+LEFT, TOP, SIDE = 10, 17, 44
+EDGE = 3.0  # 256ths of the crop's side: sigma of the border between what is drawn and the photo
+MASK_SIDE = 128  # px to a side of the crops in which the face is looked for
+FADE = 0.09  # of the window's side: over which the drawing fades out at the window's own border
+
+
+@dataclass(frozen=True)
+class FaceSwapperConfig:
+    side: int = 128  # px to a side of the window as it is drawn
+    texture_side: int = 32  # of the picture of it that the texture network sees; `side`: no bottleneck
+    widths: tuple[int, ...] = (32, 64, 80, 80)  # channels at 1/2, 1/4, 1/8 ... of `side`
+    blocks: int = 2  # of the decoder, at a level; the texture network has one
+    identity: int = 128  # numbers that the recognition network gives
+    style: int = 128  # numbers that the decoder's blocks are modulated by
+
+    def __post_init__(self) -> None:
+        if len(self.widths) < 2 or min(self.widths) < 8:
+            raise ValueError("widths needs two levels or more of at least 8 channels each")
+        sides = [self.side >> level for level in range(len(self.widths) + 1)]
+        if self.side % 2 ** len(self.widths) or self.texture_side not in sides[:-1]:
+            raise ValueError(
+                f"texture_side={self.texture_side} must be one of {sides[:-1]}, which side={self.side} is halved to, "
+                f"and side divisible by {2 ** len(self.widths)}"
+            )
+
+    @property
+    def first_level(self) -> int:
+        """The finest level that has texture features."""
+        return max(0, (self.side // self.texture_side).bit_length() - 2)
+
+
+class TextureNetwork(nn.Module):
+    """Window [N, 3, side, side] in [-1, 1] -> its texture features, finest first (E1).
+
+    At 1/2, 1/4 ... of `side`, from `first_level` on: float [N, widths[i], s_i, s_i]. The window is made small first.
+    """
+
+    outputs = ("texture",)
+
+    def __init__(self, config: FaceSwapperConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.widths[config.first_level :]
+        # what is as small as its level goes in as it is, the window itself at half its side in four times the channels
+        self.fold = 2 if config.texture_side == config.side else 1
+        self.stem = nn.Conv2d(3 * self.fold**2, widths[0], 3, padding=1)
+        self.levels = nn.ModuleList(ResidualBlock(width) for width in widths)
+        self.downs = nn.ModuleList(
+            nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in zip(widths[:-1], widths[1:], strict=True)
+        )
+
+    def forward(self, windows: Tensor) -> list[Tensor]:
+        small = F.pixel_unshuffle(self.seen(windows), self.fold)
+        x, features = self.stem(small), []
+        for index, level in enumerate(self.levels):
+            x = level(x)
+            features.append(x)
+            if index < len(self.downs):
+                x = self.downs[index](x)
+        return features
+
+    def seen(self, windows: Tensor) -> Tensor:
+        """The small picture, float [N, 3, texture_side, texture_side]."""
+        return resize_images(windows, self.config.texture_side)
+
+
+class SwapDecoder(nn.Module):
+    """Texture features, the small picture and an identity float [N, identity] -> window [N, 3, side, side] (E3).
+
+    Untrained it gives the small picture, enlarged.
+    """
+
+    outputs = ("window",)
+
+    def __init__(self, config: FaceSwapperConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.widths
+        self.mapping = nn.Sequential(
+            nn.Linear(config.identity, config.style), nn.SiLU(), nn.Linear(config.style, config.style), nn.SiLU()
+        )
+        self.levels = nn.ModuleList(
+            nn.ModuleList(ModulatedBlock(width, config.style) for _ in range(config.blocks)) for width in widths
+        )
+        self.ups = nn.ModuleList(Upsample(widths[i + 1], widths[i]) for i in range(len(widths) - 1))
+        self.to_rgb = nn.Conv2d(widths[0], 12, 3, padding=1)
+        nn.init.zeros_(self.to_rgb.weight)
+        nn.init.zeros_(self.to_rgb.bias)  # type: ignore[arg-type]
+        for levels in self.levels:  # who it is must matter from the first step on
+            for block in levels:  # type: ignore[attr-defined]
+                nn.init.normal_(block.scale.weight, std=0.5 * config.style**-0.5)
+                nn.init.normal_(block.shift.weight, std=0.5 * config.style**-0.5)
+
+    def forward(self, texture: list[Tensor], small: Tensor, identity: Tensor) -> Tensor:
+        # unit length would be numbers of 0.09; of unit variance they are what layers are made for
+        style = self.mapping(F.normalize(identity.float(), dim=1) * self.config.identity**0.5)
+        first, x = self.config.first_level, texture[-1]
+        for index in reversed(range(len(self.levels))):
+            for block in self.levels[index]:  # type: ignore[attr-defined]
+                x = block(x, style)
+            if index > 0:
+                x = self.ups[index - 1](x)
+                if index - 1 >= first:
+                    x = x + texture[index - 1 - first]
+        drawn = F.pixel_shuffle(self.to_rgb(x), 2).float()
+        base = F.interpolate(small.float(), drawn.shape[-2:], mode="bicubic", align_corners=False)
+        return base + drawn
+
+
+def window(crops: Tensor, side: int) -> Tensor:
+    """The window of aligned crops [N, C, S, S] at `side` px: [N, C, side, side]. S must be divisible by 64."""
+    left, top, span = (part * crops.shape[-1] // 64 for part in (LEFT, TOP, SIDE))
+    return resize_images(crops[..., top : top + span, left : left + span], side)
+
+
+def in_window(drawn: Tensor, size: int) -> Tensor:
+    """Windows [N, C, s, s] at their place in crops of `size` px, 0 elsewhere."""
+    left, top, span = (part * size // 64 for part in (LEFT, TOP, SIDE))
+    placed = F.interpolate(drawn, (span, span), mode="bicubic", align_corners=False) if drawn.shape[-1] != span else drawn
+    return F.pad(placed, (left, size - left - span, top, size - top - span))
+
+
+def identities(networks: Mapping[str, nn.Module], crops: Tensor) -> Tensor:
+    """Who is seen in aligned crops [N, 3, S, S] in [-1, 1], float [N, identity] of unit length (E2)."""
+    with torch.no_grad():
+        return F.normalize(networks["recogniser"](crops).float(), dim=1)
+
+
+def where_drawn(networks: Mapping[str, nn.Module], crops: Tensor) -> Tensor:
+    """How much of each pixel is drawn anew: float [N, 1, S, S] in [0, 1], the face within the window."""
+    size = crops.shape[-1]
+    with torch.no_grad():
+        face = networks["face_mask"](resize_images(crops, MASK_SIDE)).float().sigmoid()
+        soft = resize_images(gaussian_blur(face, EDGE * MASK_SIDE / 256), size)
+        return soft * in_window(_fading(SIDE * size // 64, crops), size)
+
+
+def _fading(span: int, like: Tensor) -> Tensor:
+    ramp = (torch.arange(span, device=like.device, dtype=torch.float32) + 0.5) / (FADE * span)
+    ramp = torch.minimum(ramp, ramp.flip(0)).clamp(0, 1)
+    ramp = ramp * ramp * (3 - 2 * ramp)
+    return (ramp[:, None] * ramp[None])[None, None]
+
+
+def draw(networks: Mapping[str, nn.Module], crops: Tensor, identity: Tensor) -> Tensor:
+    """The windows of crops [N, 3, S, S] with the faces of `identity` float [N, identity]: float [N, 3, side, side]."""
+    shown = window(crops, networks["texture"].config.side)  # type: ignore[union-attr, arg-type]
+    return networks["decoder"](networks["texture"](shown), networks["texture"].seen(shown), identity)  # type: ignore[operator]
+
+
+def swap(networks: Mapping[str, nn.Module], crops: Tensor, identity: Tensor) -> Tensor:
+    """Crops float [N, 3, S, S] in [-1, 1] with the faces of `identity` float [N, identity], not clipped."""
+    return composed(crops, draw(networks, crops, identity), where_drawn(networks, crops))
+
+
+def composed(crops: Tensor, drawn: Tensor, where: Tensor) -> Tensor:
+    """Crops with windows [N, 3, s, s] drawn `where`, float [N, 1, S, S]."""
+    return crops.float() + where * (in_window(drawn, crops.shape[-1]) - crops.float())
+
+
+class FaceSwapper(nn.Module):
+    """`swap` as one network, for exported files: crops above their donors' crops, float [N, 6, S, S] in [-1, 1]."""
+
+    outputs = ("swapped",)
+
+    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleDict({name: networks[name] for name in NETWORKS})
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        networks = dict(self.networks.items())
+        return swap(networks, pictures[:, :3], identities(networks, pictures[:, 3:]))
+
+
+class MadeAgain(nn.Module):
+    """Crops float [N, 3, S, S] in [-1, 1] -> the same faces, made again of their own texture and identity."""
+
+    outputs = ("faces",)
+
+    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleDict({name: networks[name] for name in NETWORKS})
+
+    def forward(self, crops: Tensor) -> Tensor:
+        networks = dict(self.networks.items())
+        return swap(networks, crops, identities(networks, crops))

@@ -1,0 +1,404 @@
+"""Face synthesis (SPEC E1 to E4): the texture of one face, the identity of another.
+
+`texture` (the generator of E1) sees a small picture of the inner face, `recogniser` (E2, frozen) says who somebody is,
+`decoder` makes the face of both (E3). In every pair of a batch the first face is made again from its own texture and
+identity, and the pair discriminator judges whether the two go together (E4); the second gets the first one's identity
+(cross-identity step), as on the way of self-reconstruction alone who it is could come through the texture.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rayface.errors import RayfaceError
+from rayface.imaging.codec import to_float, to_uint8
+from rayface.imaging.filters import resize_images
+from rayface.imaging.views import view
+from rayface.networks.efficientnet_lite import feature_distance
+from rayface.networks.face_swapper import (
+    NETWORKS,
+    MASK_SIDE,
+    FaceSwapper,
+    FaceSwapperConfig,
+    MadeAgain,
+    SwapDecoder,
+    TextureNetwork,
+    composed,
+    draw,
+    identities,
+    swap,
+    where_drawn,
+    window,
+)
+from rayface.networks.pair_discriminator import PairDiscriminator
+from rayface.networks.parser import Parser, ParserConfig
+from rayface.networks.precision import as_served
+from rayface.networks.projected_discriminator import ProjectedDiscriminatorConfig
+from rayface.networks.recogniser import Recogniser, RecogniserConfig
+from rayface.records import ATTRIBUTE_ID
+from rayface.systems.base import (
+    Batch,
+    ExportView,
+    Networks,
+    OptimizerSpec,
+    Phase,
+    PhaseState,
+    System,
+    SystemConfig,
+    check_size,
+)
+from rayface.systems.constraints import FACE, divergence, share_of
+from rayface.systems.losses import detail_loss
+
+if TYPE_CHECKING:
+    from rayface.data.dataset import FaceDataset
+    from rayface.store import LoadedModel
+
+# What NetA should see as in the donor, and what as in the texture image: attributes of the inner face.
+OF_DONOR = (
+    "Male", "Young", "Arched_Eyebrows", "Bags_Under_Eyes", "Big_Lips", "Big_Nose", "Bushy_Eyebrows", "Heavy_Makeup",
+    "High_Cheekbones", "Narrow_Eyes", "Pointy_Nose", "Wearing_Lipstick", "5_o_Clock_Shadow", "Goatee", "Mustache",
+    "No_Beard", "Chubby",
+)  # fmt: skip
+OF_TEXTURE = ("Smiling", "Mouth_Slightly_Open", "Eyeglasses", "Blurry")
+
+
+@dataclass(frozen=True)
+class FaceSwapLosses:
+    pixel: float = 4.0  # of faces made again from themselves
+    detail: float = 8.0
+    perceptual: float = 4.0
+    adversarial: float = 0.5
+    identity: float = 8.0  # of swapped faces, to the donor
+    apart: float = 2.0  # no more alike to the texture's own person than strangers are
+    attributes: float = 0.5  # NetA sees the donor's sex, brows, nose ..., and the texture's expression
+    parsing: float = 8.0  # NetS sees the texture's eyes, nose and mouth where they were
+    light: float = 8.0  # colour and light of the texture stay, as seen in a few pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaceSwapConfig(SystemConfig):
+    global_batch: int = 8  # half are made again, half get the identity of the face before
+    steps: int = 20_000
+    swapper: FaceSwapperConfig = field(default_factory=FaceSwapperConfig)
+    recogniser: RecogniserConfig = field(
+        default_factory=lambda: RecogniserConfig(hidden=(32, 48, 64, 72, 64))
+    )  # the frozen one's own
+    face_mask: ParserConfig = field(default_factory=lambda: ParserConfig((8, 16, 24, 32, 48), 1, 1))
+    discriminator: ProjectedDiscriminatorConfig = field(default_factory=ProjectedDiscriminatorConfig)
+    losses: FaceSwapLosses = field(default_factory=FaceSwapLosses)
+    cross: bool = True  # cross-identity steps; False: every face is made again from its own identity (E4 alone)
+    pair: bool = True  # the discriminator sees the texture image too (E4); False: the made one alone
+    strangers: float = 0.2  # cosine of the recogniser up to which two people count as no more alike than strangers
+    light_side: int = 12  # px to a side of the picture in which light is compared
+    adversarial_from: int = 300
+    swapper_rate: float = 1e-3
+    mask_rate: float = 1e-3
+    discriminator_rate: float = 5e-4
+    seen_at: int = 128  # px to a side of the crops with another's identity that frozen networks are asked about
+    feature_network: str = "pretrained:efficientnet_lite0:4"
+    parser: str = "parsing"
+    classifier: str = "attributes"
+    recognition: str = "recognition"
+
+
+class FaceSwap(System):
+    name = "face_swap"
+    config_class = FaceSwapConfig
+    requires = ("parsing", "attributes", "recognition")
+    columns = ("image",)
+    released = NETWORKS
+    shared = {"recogniser": "recognition"}  # noqa: RUF012
+    step_name = "swap"
+    samples_together = 2  # the second of a pair gets the first one's identity
+    ablations = {  # noqa: RUF012
+        "no-bottleneck": ("swapper.texture_side=128",),
+        "no-cross-steps": ("cross=false",),
+        "neither": ("swapper.texture_side=128", "cross=false"),
+        "plain-discriminator": ("pair=false",),
+    }
+    ablation_metrics = (
+        "swaps.joint", "swaps.donor_first", "swaps.donor_first_second", "swaps.own_first", "nobody.own_first",
+        "swaps.meets_landmarks", "again.perceptual_distance",
+    )  # fmt: skip
+    ablation_judges = ("identity", "parsing")
+    frozen_keys = ("feature_network", "parser", "classifier", "recognition")
+    frozen_systems = {"parser": "parsing", "classifier": "attributes", "recognition": "recognition"}  # noqa: RUF012
+
+    def config(self, preset: str) -> FaceSwapConfig:
+        if preset == "tiny":
+            return FaceSwapConfig(
+                size=64, steps=20, adversarial_from=2, checkpoint_every=10, sample_every=20, log_every=1,
+                swapper=FaceSwapperConfig(32, 16, (16, 16), 1, 128, 16), face_mask=ParserConfig((8, 8), 1, 1),
+                discriminator=ProjectedDiscriminatorConfig(width=8), light_side=4,
+                recogniser=RecogniserConfig(), feature_network="pretrained:efficientnet_lite0:3", seen_at=64,
+                parser="", classifier="", recognition="pretrained:dlib",
+            )  # fmt: skip
+        if preset == "small":
+            return FaceSwapConfig()
+        return FaceSwapConfig(
+            size=512, global_batch=32, steps=400_000, loader_processes=8, checkpoint_every=1000,
+            swapper=FaceSwapperConfig(256, 32, (64, 128, 256, 512, 512), 3, 512, 512),
+            recogniser=_base_recogniser(), discriminator=ProjectedDiscriminatorConfig(256),
+        )  # fmt: skip
+
+    def check(self, config: FaceSwapConfig) -> None:
+        super().check(config)
+        check_size(config.size, config.face_mask.widths)
+        if config.size % 64:
+            raise RayfaceError(f"size={config.size} must be divisible by 64, of which the window is cut")
+        if config.global_batch % 2:
+            raise RayfaceError(f"global_batch={config.global_batch} must be even: faces come in pairs")
+        if config.swapper.identity != config.recogniser.embedding:
+            raise RayfaceError(
+                f"swapper.identity={config.swapper.identity} is not what the recogniser gives: "
+                f"recogniser.embedding={config.recogniser.embedding}"
+            )
+        for key in ("feature_network", "recognition"):
+            if not getattr(config, key):
+                raise RayfaceError(f"{key} is empty; faces cannot be swapped without it")
+
+    def build(self, config: FaceSwapConfig) -> dict[str, nn.Module]:
+        return {
+            "texture": TextureNetwork(config.swapper),
+            "decoder": SwapDecoder(config.swapper),
+            "face_mask": Parser(config.face_mask),
+            "recogniser": Recogniser(config.recogniser),
+        }
+
+    def build_for_training(self, networks: Networks, config: FaceSwapConfig, frozen: Networks) -> dict[str, nn.Module]:
+        given = frozen["recognition"].config
+        if given != config.recogniser:
+            raise RayfaceError(
+                f"the recogniser {config.recognition} is built as {given}, recogniser as {config.recogniser}: give the "
+                "same settings"
+            )
+        networks["recogniser"].load_state_dict(frozen["recognition"].state_dict())
+        channels: Sequence[int] = frozen["feature_network"].channels  # type: ignore[assignment]
+        return {"discriminator": PairDiscriminator(config.discriminator, channels)}
+
+    def optimizers(self, config: FaceSwapConfig) -> dict[str, OptimizerSpec]:
+        warmup = min(100, config.steps // 10)
+        return {
+            "swapper": OptimizerSpec(
+                ("texture", "decoder"), config.swapper_rate, (0.5, 0.99), warmup_steps=warmup, decay="cosine"
+            ),
+            "face_mask": OptimizerSpec(("face_mask",), config.mask_rate, (0.9, 0.99), decay="cosine"),
+            "discriminator": OptimizerSpec(("discriminator",), config.discriminator_rate, (0.5, 0.99)),
+        }
+
+    def phases(self, config: FaceSwapConfig) -> list[Phase]:
+        phases = [Phase("swapper", "swapper", self._swapper_loss)]
+        if config.parser:
+            phases.insert(0, Phase("face_mask", "face_mask", self._face_mask_loss, every=8))
+        if config.losses.adversarial > 0:
+            start = config.adversarial_from
+            phases.append(Phase("discriminator", "discriminator", self._discriminator_loss, start=start))
+        return phases
+
+    def prepare(
+        self, batch: dict[str, Any], config: FaceSwapConfig, generators: Sequence[np.random.Generator]
+    ) -> Batch:
+        from rayface.data.augmentation import draw_view, mirror_images
+
+        if len(generators) % 2:
+            raise RayfaceError(f"global_batch={config.global_batch}: each worker needs an even share, faces in pairs")
+        images = mirror_images(to_float(batch["image"]), generators)
+        views = [torch.stack([draw_view(random) for random in generators]) for _ in range(2)]
+        return {"image": images, "view": views[0], "other_view": views[1]}
+
+    @staticmethod
+    def _swapped(batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, Tensor]:
+        """Windows float [N, 3, s, s] drawn of every face, and the identities they were given.
+
+        The first of a pair is given its own, the second the first one's.
+        """
+        images = batch["image"]
+        known = identities(networks, _own(images, state.config))
+        if state.config.cross:
+            known = known.repeat_interleave(2, 0)
+        return draw(networks, images, known), known
+
+    def _swapper_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
+        losses, config, images = state.config.losses, state.config, batch["image"]
+        drawn, wanted = self._swapped(batch, networks, state)
+        shown = window(images, config.swapper.side)
+        terms = self._made_again(_own(drawn, config), _own(shown, config), state)
+        if losses.adversarial > 0 and state.step >= config.adversarial_from:
+            terms["adversarial"] = F.softplus(-self._judged(batch, drawn, shown, networks, state)).mean()
+        if config.cross:
+            terms |= self._another(batch, drawn, wanted, networks, state)
+        return torch.stack([getattr(losses, name) * term for name, term in terms.items()]).sum(), terms
+
+    @staticmethod
+    def _made_again(drawn: Tensor, shown: Tensor, state: PhaseState) -> dict[str, Tensor]:
+        """Faces with their own identity are what they were."""
+        look = state.frozen["feature_network"]
+        with torch.no_grad():
+            wanted = look(shown)
+        return {
+            "pixel": F.l1_loss(drawn, shown),
+            "detail": detail_loss(drawn, shown),
+            "perceptual": feature_distance(look(drawn), wanted).mean(),
+        }
+
+    @staticmethod
+    def _another(
+        batch: Batch, drawn: Tensor, wanted: Tensor, networks: Networks, state: PhaseState
+    ) -> dict[str, Tensor]:
+        """Faces with the identity of another are that person's, in the light, pose and expression that they had."""
+        config, seen = state.config, batch["view"][1::2]
+        donors, images = (resize_images(batch["image"][first::2], config.seen_at) for first in (0, 1))
+        made = composed(images, drawn[1::2], where_drawn(networks, images))
+        viewed = view(made, seen)
+        who = F.normalize(state.frozen["recognition"](viewed).float(), dim=1)
+        own = identities(networks, images)
+        least = torch.maximum((own * wanted[1::2]).sum(1), own.new_tensor(config.strangers))  # some people are alike
+        light = [resize_images(window(each, each.shape[-1]), config.light_side) for each in (made, images)]
+        terms = {
+            "identity": (1 - (who * wanted[1::2]).sum(1)).mean(),
+            "apart": F.relu((who * own).sum(1) - least).mean(),
+            "light": F.l1_loss(*light),
+        }
+        if "classifier" in state.frozen:
+            terms["attributes"] = _attributes(viewed, images, donors, state.frozen["classifier"])
+        if "parser" in state.frozen:
+            terms["parsing"] = _moved_parts(made, images, state.frozen["parser"])
+        return terms
+
+    @staticmethod
+    def _judged(batch: Batch, made: Tensor, photos: Tensor, networks: Networks, state: PhaseState) -> Tensor:
+        """Logits of windows `made` of `photos`: those made again beside their photo (E4), the others alone."""
+        look, judge, config = state.frozen["feature_network"], networks["discriminator"], state.config
+        partners = None
+        if config.pair:  # in another view: what goes together need not be equal
+            partners = look(view(_own(photos, config), _own(batch["other_view"], config)))
+        logits = [judge(partners, look(view(_own(made, config), _own(batch["view"], config))))]
+        if config.cross:
+            logits.append(judge(None, look(view(made[1::2], batch["view"][1::2]))))
+        return torch.cat(logits).float()
+
+    def _discriminator_loss(
+        self, batch: Batch, networks: Networks, state: PhaseState
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        shown = window(batch["image"], state.config.swapper.side)
+        with torch.no_grad():
+            drawn, _ = self._swapped(batch, networks, state)
+        real = self._judged(batch, shown, shown, networks, state)
+        made = self._judged(batch, drawn, shown, networks, state)
+        loss = F.softplus(-real).mean() + F.softplus(made).mean()
+        return loss, {"photo_value": real.mean(), "made_value": made.mean()}
+
+    def _face_mask_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
+        """Where the face is, as NetS sees it: what may be drawn anew."""
+        with torch.no_grad():
+            parts = state.frozen["parser"](batch["image"]).float().softmax(1)
+            face = resize_images(share_of(parts, FACE), MASK_SIDE)
+        logits = networks["face_mask"](resize_images(batch["image"], MASK_SIDE)).float()
+        return F.binary_cross_entropy_with_logits(logits, face), {}
+
+    def evaluate(
+        self,
+        networks: Networks,
+        config: FaceSwapConfig,
+        dataset: "FaceDataset",
+        device: torch.device,
+        limit: int | None = None,
+    ) -> dict[str, Any]:
+        from rayface.evaluation.face_swap import face_swap_report
+
+        def change(crops: Tensor, donors: Tensor | None) -> Tensor:
+            return swapped_crops(networks, crops, donors, device)
+
+        return face_swap_report(change, dataset, config.global_batch, limit)
+
+    def of_pictures(self, networks: Networks) -> nn.Module:
+        return MadeAgain(networks)
+
+    def sample_grid(self, networks: Networks, batch: Batch, config: FaceSwapConfig) -> Tensor:
+        """Rows: textures; made again; with the identity of the next face; of the one after it."""
+        from rayface.evaluation.pictures import grid
+
+        images = batch["image"][:8]
+        known = identities(networks, images)
+        rows = [images, *(swap(networks, images, known.roll(-shift, 0)) for shift in range(3))]
+        return grid([to_uint8(row.float().cpu().clamp(-1, 1)) for row in rows])
+
+    def export_views(self, networks: Networks, config: FaceSwapConfig) -> dict[str, ExportView]:
+        shows = "a face crop in channels 0 to 2, the donor's in 3 to 5"
+        return {"swap": ExportView(FaceSwapper(networks), config.size, FaceSwapper.outputs, shows=shows, channels=6)}
+
+    def make_step(self, loaded: "LoadedModel", device: str | torch.device = "cpu") -> "SwapStep":
+        return SwapStep(loaded, torch.device(device))
+
+
+def _base_recogniser() -> RecogniserConfig:
+    from rayface.systems.recognition import Recognition
+
+    return Recognition().config("base").recogniser
+
+
+def _own(values: Tensor, config: FaceSwapConfig) -> Tensor:
+    """Of the faces that are given their own identity: the first of each pair, without cross-identity steps all."""
+    return values[::2] if config.cross else values
+
+
+def _attributes(made: Tensor, texture: Tensor, donors: Tensor, classify: nn.Module) -> Tensor:
+    """How far NetA's answers on swapped faces are from those on donors and, of the expression, on the texture."""
+    with torch.no_grad():
+        of_donors, of_texture = classify(torch.cat([donors, texture])).float().sigmoid().chunk(2)
+    found = classify(made).float()
+    donor, texture_own = ([ATTRIBUTE_ID[name] for name in names] for names in (OF_DONOR, OF_TEXTURE))
+    return divergence(found[:, donor], of_donors[:, donor]) + divergence(found[:, texture_own], of_texture[:, texture_own])
+
+
+def _moved_parts(made: Tensor, photos: Tensor, parser: nn.Module) -> Tensor:
+    """How far NetS' masks of swapped faces are from those of the texture image: pose and expression."""
+    with torch.no_grad():
+        wanted = parser(photos).float().log_softmax(1)
+    found = parser(made).float().log_softmax(1)
+    divergences = F.kl_div(found, wanted, log_target=True, reduction="none").sum(1)
+    return divergences.mean()
+
+
+@torch.inference_mode()
+def swapped_crops(networks: Networks, crops: Tensor, donors: Tensor | None, device: torch.device) -> Tensor:
+    """Crops with the identities of donors, uint8 [N, 3, S, S] each, on the CPU, `as_served`.
+
+    `donors` None: nobody's, to see what of who it is comes through the texture.
+    """
+
+    def prepared(pictures: Tensor) -> Tensor:
+        return to_float(pictures.to(device)).contiguous(memory_format=torch.channels_last)
+
+    with as_served(device):
+        if donors is None:
+            identity = torch.zeros(len(crops), networks["decoder"].config.identity, device=device)  # type: ignore[union-attr, arg-type]
+        else:
+            identity = identities(networks, prepared(donors))
+        return to_uint8(swap(networks, prepared(crops), identity).clamp(-1, 1)).cpu()
+
+
+class SwapStep:
+    """Another person's face, at serving. Parameter `donor`: for each crop the donor's, uint8 [3, S, S]."""
+
+    name = "swap"
+    sharpens = False
+    keeps_identity = False  # on purpose: the guard measures and takes nothing back
+
+    def __init__(self, loaded: "LoadedModel", device: torch.device) -> None:
+        self.model = loaded.ref
+        self.size: int = loaded.config.size
+        self.device = device
+        self.networks = {
+            name: network.to(device).to(memory_format=torch.channels_last) for name, network in loaded.networks.items()
+        }
+
+    def __call__(self, crops: Tensor, params: Mapping[str, Any]) -> Tensor:
+        donors = torch.stack([torch.as_tensor(np.array(donor)) for donor in params["donor"]])
+        return swapped_crops(self.networks, crops, resize_images(donors, self.size), self.device)
