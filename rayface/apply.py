@@ -25,9 +25,9 @@ UNREAD = (".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".dng", ".cr2", ".n
 class Application:
     """What is done to every photo, as it was asked for; `prepare` makes it ready.
 
-    `assignments` are `key=value` parameters (strength, faces, boxes, scale, style, add, remove; max_output_megapixels,
-    identity_guard, similarity_threshold), `models` are `step=name@version` where a step (or "parse", "identify") takes
-    another model than the one named as its system.
+    `assignments` are `key=value` parameters (strength, faces, boxes, scale, style, add, remove, donor (a photo),
+    consent; max_output_megapixels, identity_guard, similarity_threshold), `models` are `step=name@version` where a step
+    (or "parse", "identify") takes another model than the one named as its system.
     """
 
     steps: Sequence[str]
@@ -53,9 +53,12 @@ class Application:
         values = self.settings()
         megapixels = _megapixels(values.pop("max_output_megapixels", None))
         action, threshold = self.guard()
-        params = check_params(
-            {key: value for key, value in values.items() if key not in ("identity_guard", "similarity_threshold")}
-        )
+        given: dict[str, Any] = {
+            key: value for key, value in values.items() if key not in ("identity_guard", "similarity_threshold")
+        }
+        if "donor" in given:
+            given["donor"] = _read(given["donor"])
+        params = check_params(given)
         check_asked(self.steps, params)
         pipeline = Pipeline.from_store(
             store, self.steps, self.chosen_models(), device, identity_guard=action, similarity_threshold=threshold
@@ -179,6 +182,15 @@ def _check_other(source: str, target: str) -> None:
     (a, of_a), (b, of_b) = open_filesystem(source), open_filesystem(target)
     if a.type_name == b.type_name and _real(a, of_a) == _real(b, of_b):
         raise RayfaceError(f"{target} is the input itself; choose another OUTPUT, so that the originals stay")
+
+
+def _read(donor: str) -> bytes:
+    filesystem, path = open_filesystem(donor)
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            return stream.read()
+    except OSError as error:
+        raise RayfaceError(f"donor={donor} cannot be read ({error}); give the photo of a face") from error
 
 
 def _megapixels(text: str | None) -> float:

@@ -135,6 +135,17 @@ class Client:
         """Give the faces of a photo attributes (names of CelebA's), or take them; options as of `process`."""
         return self.process(photo, "edit_attributes", add=add, remove=remove, **options)
 
+    def swap(self, photo: Photo, donor: Photo, consent: bool, **options: Any) -> Processed:
+        """Show the face of the photo `donor` on a photo's largest face.
+
+        `consent`: whether the people in both agreed; without it the service refuses. Options as of `process`.
+        """
+        sent = {"image": _bytes(photo), "donor": _bytes(donor)}
+        path = _process("swap", {"faces": "largest", **options})
+        headers = {"accept": "multipart/mixed, application/json"}
+        answer = self._ask("POST", path, files=sent, data={"consent": str(consent).lower()}, headers=headers)
+        return _good(_outcomes(answer)[0])
+
     def detect(self, photo: Photo) -> Json:
         """Boxes, landmarks and scores of the faces in a photo."""
         return self._post("/v1/detect", [photo]).json()
@@ -189,7 +200,7 @@ class Client:
         return self._ask("GET", path)
 
     def _post(self, path: str, photos: Sequence[Photo], **headers: str) -> "httpx.Response":
-        sent = [photo if isinstance(photo, bytes) else Path(photo).read_bytes() for photo in photos]
+        sent = [_bytes(photo) for photo in photos]
         headers["accept"] = "multipart/mixed, application/json"
         if len(sent) == 1:
             headers["content-type"] = "application/octet-stream"
@@ -217,6 +228,10 @@ class Client:
             if attempt < self._retries:
                 time.sleep(pause)
         raise error
+
+
+def _bytes(photo: Photo) -> bytes:
+    return photo if isinstance(photo, bytes) else Path(photo).read_bytes()
 
 
 def _process(steps: str | Iterable[str], options: Json) -> str:

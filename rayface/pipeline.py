@@ -6,16 +6,29 @@ and fused at the resolution of the result (SPEC C9). Here is which models a requ
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rayface.errors import RayfaceError
 from rayface.guard import STAGE as GUARD
 from rayface.guard import Guard, choose_guard, guard_faces
-from rayface.stages import Detector, Parser, PhotoStep, crop_size, detect_faces, enlarge, fuse, parse_faces, run_step
+from rayface.stages import (
+    Detector,
+    Parser,
+    PhotoStep,
+    crop_size,
+    detect_faces,
+    donor_of,
+    enlarge,
+    fuse,
+    parse_faces,
+    run_step,
+)
 from rayface.work import MAX_OUTPUT_MEGAPIXELS, Params, Photo, Result, check_asked, check_params, check_steps
 
 if TYPE_CHECKING:
@@ -142,6 +155,15 @@ class Pipeline:
                 guard = Guard.load(store, recogniser, identity_guard, similarity_threshold, device)
         return cls(made.pop("detect", None), made, made.pop("parse", None), guard=guard, unguarded=unguarded)
 
+    def donor_crop(self, data: bytes) -> np.ndarray:
+        """The largest face of an image file, uint8 [3, S, S]. Raises RayfaceError for a bad one and for none."""
+        from rayface.imaging.codec import decode
+
+        assert self.detector is not None
+        photo = Photo.of(decode(data))
+        (work,) = detect_faces(self.detector, [photo], [Params()], self.max_faces, self.crop_size)
+        return donor_of(work)
+
     def process(self, photo: Tensor, steps: Sequence[str], params: Mapping[str, Any] | Params | None = None) -> Result:
         """Run `steps` on `photo`, uint8 [3, H, W], and on its faces.
 
@@ -152,6 +174,8 @@ class Pipeline:
         check_asked(names, checked)
         current, work = Photo.of(photo), None
         with torch.inference_mode():
+            if checked.donor:
+                checked = replace(checked, donor_crop=self.donor_crop(checked.donor))
             for name in (name for name in names if name in photo_steps()):
                 current = enlarge(self.steps[name], current, checked, self.max_output_megapixels)
             if about_faces := face_steps(names):

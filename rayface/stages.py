@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from rayface.errors import RayfaceError
 from rayface.records import FFHQ_TEMPLATE
 from rayface.work import FaceReport, Params, Photo, Report, Result, Work, box_text, tensor
 
 if TYPE_CHECKING:
     from rayface.systems.base import Step
 
-STEP_PARAMS = ("style", "add", "remove")  # what steps may look at, of each crop
+STEP_PARAMS = ("style", "add", "remove", "donor_crop")  # what steps may look at, of each crop
 CROP_SIZE = 256  # least side of the aligned crops that travel from stage to stage, px; see `crop_size`
 # Crops in one call of a network. On a GPU many; on a CPU one: a batch is no faster there, and its kernels differ in the
 # last bit from those of a single crop, so a photo's pixels would depend on what else was being processed.
@@ -102,6 +103,14 @@ def detect_faces(
         work.timings_ms["detect"] = _since(started)
         work.models["detect"] = getattr(detector, "model", "detection")
     return works
+
+
+def donor_of(work: Work) -> np.ndarray:
+    """The largest face of a donor's photo, uint8 [3, S, S]. Raises RayfaceError where there is none."""
+    if not work.faces:
+        raise RayfaceError("The donor's photo shows no face; give one with a clear face.", status=422, kind="no-donor")
+    largest = max(range(len(work.faces)), key=lambda index: work.faces[index].size)
+    return work.crops[largest]
 
 
 def _align(photo: Tensor, found: Any, params: Params, enlargement: float, max_faces: int, side: int) -> Work:

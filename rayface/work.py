@@ -33,6 +33,10 @@ class Params:
     style: str = ""  # one of records.FACIAL_HAIR, for `facial_hair`, which needs it
     add: tuple[str, ...] = ()  # of records.ATTRIBUTES, for `edit_attributes`, which needs one here or in `remove`
     remove: tuple[str, ...] = ()
+    donor: bytes = field(default=b"", repr=False)  # for `swap`: an image file; its largest face gives the identity
+    consent: bool = False  # for `swap`: who asks states that the people in both photos agreed
+    # The donor's aligned face, uint8 [3, S, S], once it is found in `donor`.
+    donor_crop: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:  # also false for NaN
@@ -97,6 +101,9 @@ def parse_names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+YES_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "": False}
+
+
 def check_params(params: Mapping[str, Any]) -> Params:
     """`params` as typed values. Raises RayfaceError naming an unknown key or a value out of range."""
     known = [item.name for item in dataclasses.fields(Params)]
@@ -113,6 +120,10 @@ def check_params(params: Mapping[str, Any]) -> Params:
                 values[key] = kind(number)
             except (TypeError, ValueError):
                 raise RayfaceError(f"{key} is {values[key]!r}; give {what}.") from None
+    if isinstance(consent := values.get("consent"), str):
+        if consent.lower() not in YES_NO:
+            raise RayfaceError(f"consent is {consent!r}; give true or false.")
+        values["consent"] = YES_NO[consent.lower()]
     for key in ("add", "remove"):
         if key in values:
             names = values[key]
@@ -150,6 +161,18 @@ def check_asked(steps: Sequence[str], params: Params) -> None:
         raise RayfaceError(f"facial_hair needs a style: give style, one of: {', '.join(FACIAL_HAIR)}.")
     if "edit_attributes" in steps and not (params.add or params.remove):
         raise RayfaceError("edit_attributes needs attributes: give add or remove, for example add=Smiling.")
+    if "swap" in steps:
+        if not params.donor and params.donor_crop is None:
+            raise RayfaceError("swap needs a donor: give the photo whose face is to be shown, as donor.")
+        if not params.consent:
+            raise RayfaceError(
+                "swap needs consent: give consent=true if the people in both photos agreed to it. Without their "
+                "agreement it is not done.",
+                status=403,
+                kind="consent-needed",
+            )
+    elif params.donor:
+        raise RayfaceError("donor is given and no step swaps faces; leave it out, or add the step swap.")
 
 
 @dataclass

@@ -141,7 +141,7 @@ def _absolute(uri: str | None) -> str:
 def _step(name: str, settings: Settings, model: str) -> Deployment:
     from rayface.pipeline import photo_steps
 
-    title = {"enhance": "enhancer", "upscale": "upscaler", "beautify": "beautifier"}.get(name, name)
+    title = {"enhance": "enhancer", "upscale": "upscaler", "beautify": "beautifier", "swap": "swapper"}.get(name, name)
     if name in photo_steps():
         return _model_stage(PhotoStepRunner, title, settings, settings.photo_step, model)
     return _model_stage(StepRunner, title, settings, settings.step, model)

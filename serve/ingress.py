@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from fastapi import FastAPI
 from ray import serve
 
 from rayface.errors import RayfaceError
+from rayface.stages import donor_of
 from rayface.work import Params, Work
 from serve import problems
 from serve.answers import Json
@@ -47,6 +49,10 @@ class Ingress:
         timeout_s: float | None = None,
     ) -> tuple[bytes, Json]:
         photo = await self._taken(data)
+        if params.donor:
+            donor = await self._taken(params.donor)
+            work = await self._result(lambda: self._graph.detect(donor), timeout_s)
+            params = dataclasses.replace(params, donor=b"", donor_crop=donor_of(work))
         call = partial(self._graph.process, photo, steps, params, format, quality)
         result: tuple[bytes, Json] = await self._result(call, timeout_s)
         return result

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -64,7 +64,8 @@ class Job:
     @property
     def held(self) -> int:
         """Bytes of photos and results."""
-        return sum(map(len, self.photos)) + sum(len(item.image or b"") for item in self.outcomes if item)
+        photos = sum(map(len, self.photos)) + len(self.request.params.get("donor", b""))
+        return photos + sum(len(item.image or b"") for item in self.outcomes if item)
 
 
 Run = Callable[[JobRequest, bytes], Awaitable[tuple[bytes, Json]]]
@@ -84,7 +85,7 @@ class JobQueue:
 
     def submit(self, request: JobRequest) -> Json:
         """The new job's status. Raises Overloaded, and RayfaceError (413) for photos that never fit."""
-        size = sum(map(len, request.photos))
+        size = sum(map(len, request.photos)) + len(request.params.get("donor", b""))
         if size > self._limits.bytes:
             raise RayfaceError(
                 f"The photos have {size} bytes; jobs may hold {self._limits.bytes}. Send fewer or smaller ones.",
@@ -147,6 +148,7 @@ class JobQueue:
     def _finish(self, job: Job, status: str) -> None:
         job.status, job.finished = status, datetime.now(UTC)
         job.photos = []
+        job.request = replace(job.request, params={**job.request.params, "donor": b""})
         if status == "cancelled":
             job.outcomes = [None] * len(job.outcomes)
         asyncio.get_running_loop().call_later(self._limits.seconds, self._jobs.pop, job.identifier, None)

@@ -19,6 +19,7 @@ Identifier = Annotated[str, Path(pattern=r"^[\w.\-]{1,128}$")]
 
 REASONS = {
     400: "A parameter, the form or the image is wrong or missing",
+    403: "The people in the photos were not said to have agreed (only where faces are swapped)",
     401: "No API key, or an unknown one (only where the service asks for keys)",
     404: "There is no such thing, or this service does not offer it",
     406: "Accept names nothing that is offered",
@@ -145,6 +146,16 @@ def image_body(settings: Settings) -> Json:
     form = {"type": "object", "required": ["image"], "properties": {"image": photos}}
     content = {media: {"schema": image} for media in (*MEDIA.values(), "application/octet-stream")}
     return {"requestBody": {"required": True, "content": {**content, FORM: {"schema": form}}}}
+
+
+def swap_body(settings: Settings) -> Json:
+    """The request body of /v1/swap: a form, as it brings a second photo and says that people agreed."""
+    form = image_body(settings)["requestBody"]["content"][FORM]["schema"]
+    donor = {"type": "string", "format": "binary", "description": "the photo of whose face is to be shown"}
+    consent = {"type": "string", "enum": ["true"], "description": "the people in both photos agreed"}
+    properties = {**form["properties"], "donor": donor, "consent": consent}
+    asked = {"type": "object", "required": ["image", "donor", "consent"], "properties": properties}
+    return {"requestBody": {"required": True, "content": {FORM: {"schema": asked}}}}
 
 
 def image_answer() -> Responses:

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from rayface.errors import RayfaceError
 from rayface.records import FACIAL_HAIR
-from rayface.work import Params, check_asked, check_steps, parse_boxes, parse_names
+from rayface.work import Params, check_asked, check_params, check_steps, parse_boxes, parse_names
 from serve import openapi, problems
 from serve.answers import Json, Outcome, finish, image_response, parts_response, settle
 from serve.gate import Gate
@@ -24,11 +25,14 @@ from serve.negotiation import wanted, wants_job
 from serve.settings import Settings
 from serve.upload import check_photo, receive
 
+SWAP = "swap"
 PAGES = {"/": "page.html", "/docs": "docs.html"}
 FACE_STEPS = {
     "enhance": "Make the faces of photos clearer.",
     "beautify": "Make the faces of photos more attractive, and leave them who they are.",
 }
+
+logger = logging.getLogger("ray.serve")
 
 Steps = Annotated[str, Query(description="steps in order, separated by commas", examples=["enhance"])]
 Strength = Annotated[float, Query(ge=0, le=1, description="0 keeps the face, 1 is the full effect")]
@@ -178,6 +182,25 @@ def _add_image_routes(app: APIRouter, service: Service, gate: Gate) -> None:
         params = Params(strength, faces, boxes=parse_boxes(boxes), add=names[0], remove=names[1])
         return await answer(request, ["edit_attributes"], params, format, quality)
 
+    @app.post("/swap", **documented | {"openapi_extra": openapi.swap_body(service.settings)})
+    async def swap(
+        request: Request,
+        strength: Strength = 1.0,
+        faces: Faces = "largest",
+        boxes: Boxes = "",
+        format: Format = None,
+        quality: Quality = 92,
+        prefer: Prefer = None,
+    ) -> Response:
+        """Show the donor's face on the largest face of a photo, where the people in both agreed. Off by default."""
+        if SWAP not in service.settings.steps:
+            raise RayfaceError(
+                "This service swaps no faces; whoever runs it may turn that on by adding swap to settings.steps.",
+                status=404,
+                kind="not-served",
+            )
+        return await answer(request, [SWAP], Params(strength, faces, boxes=parse_boxes(boxes)), format, quality)
+
 
 def _one_step(step: str, answer: Callable[..., Awaitable[Response]]) -> Callable[..., Awaitable[Response]]:
     """The route that is named as a step about faces, and does that alone."""
@@ -205,14 +228,21 @@ def _image_answer(service: Service, gate: Gate) -> Callable[..., Awaitable[Respo
         started, identifier = time.perf_counter(), request.state.request_id
         want = wanted(request.headers.get("accept", ""), format)
         steps = check_steps(names, settings.steps)
-        check_asked(steps, params)
+        if SWAP not in steps:  # whose donor and consent come with the photo
+            check_asked(steps, params)
 
         async def process(photo: bytes) -> tuple[bytes, Json]:
             check_photo(photo, settings.limits)
             return await service.process(photo, steps, params, want.format, quality)
 
         with gate.request() as cover:
-            photos = await receive(request, settings, cover)
+            received = await receive(request, settings, cover)
+            photos = received.photos
+            if received.donor or SWAP in steps:
+                given = dataclasses.asdict(params) | {"donor": received.donor, "consent": received.consent}
+                params = check_params(given)
+                check_asked(steps, params)
+                _note_swap(request, len(photos))
             if wants_job(request.headers.getlist("prefer")):
                 given = dataclasses.asdict(params)
                 job = JobRequest(
@@ -227,6 +257,12 @@ def _image_answer(service: Service, gate: Gate) -> Callable[..., Awaitable[Respo
         return image_response(outcomes[0], want) if len(photos) == 1 else parts_response(outcomes, want)
 
     return answer
+
+
+def _note_swap(request: Request, photos: int) -> None:
+    """Who swapped faces, when: in the log of the service, without anything of the photos."""
+    who = request.state.owner or "anybody (no API keys)"
+    logger.warning("swap: request %s of %s, %d photo(s), consent stated", request.state.request_id, who, photos)
 
 
 def _report_name(request: Request, identifier: str) -> str:
@@ -248,7 +284,7 @@ def _add_face_routes(app: APIRouter, service: Service, gate: Gate) -> None:
             return await about(photo)
 
         with gate.request() as cover:
-            photos = await receive(request, service.settings, cover)
+            photos = (await receive(request, service.settings, cover)).photos
             if len(photos) == 1:
                 return JSONResponse(await one(photos[0]))
             identifier = request.state.request_id

@@ -1,7 +1,8 @@
-"""The photos of a request: its body, or the fields `image` of a form. Held in memory only."""
+"""The photos of a request: its body, or the fields of a form. Held in memory only."""
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 
 from fastapi import Request
 from python_multipart.multipart import parse_options_header
@@ -18,8 +19,17 @@ FORM = "multipart/form-data"
 MULTIPART_OVERHEAD = 64 * 1024  # bytes of boundaries, headers and small fields allowed besides the photos
 
 
-async def receive(request: Request, settings: Settings, cover: Cover) -> list[bytes]:
-    """The photos of a request, one or several; a client that takes too long to send them must not keep others out.
+@dataclass(frozen=True)
+class Received:
+    """The photos of a request, one or several; with a form also the donor's, and what it says of consent."""
+
+    photos: list[bytes]
+    donor: bytes = b""
+    consent: str = ""
+
+
+async def receive(request: Request, settings: Settings, cover: Cover) -> Received:
+    """What a request brings; a client that takes too long to send them must not keep others out.
 
     `cover` is asked for a place for each photo, and for each `limits.max_bytes` that come: what is being received takes
     memory too. Raises RayfaceError: 408 for a slow client, and see `read_photos`.
@@ -27,40 +37,40 @@ async def receive(request: Request, settings: Settings, cover: Cover) -> list[by
     most = min(settings.max_photos, settings.max_in_flight)  # more could never be let in
     try:
         async with asyncio.timeout(settings.timeout_s):
-            photos = await read_photos(request, settings.limits, most, cover)
+            received = await read_photos(request, settings.limits, most, cover)
     except TimeoutError:
         raise RayfaceError(
             f"The image did not arrive within {settings.timeout_s:g} s; send it faster or smaller.",
             status=408,
             kind="slow-upload",
         ) from None
-    cover(len(photos))
-    return photos
+    cover(len(received.photos))
+    return received
 
 
-async def read_photos(
-    request: Request, limits: Limits, max_photos: int, cover: Cover = lambda count: None
-) -> list[bytes]:
-    """The photos of a request, at least one; a single one has been through `check_photo`.
+async def read_photos(request: Request, limits: Limits, max_photos: int, cover: Cover = lambda count: None) -> Received:
+    """The photos of a request, at least one; a single one and the donor's have been through `check_photo`.
 
     Raises RayfaceError: 413 as soon as more is announced or has come than is allowed, 415 for another type of body,
     400 for a broken form or an empty image.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == FORM:
-        photos = await _form_photos(request, limits, max_photos, cover)
+        received = await _of_form(request, limits, max_photos, cover)
     elif not kind or kind.startswith(BODY_TYPES):
         too_large = _too_large("image", limits.max_bytes)
-        photos = [b"".join([chunk async for chunk in _body(request, limits.max_bytes, too_large)])]
+        received = Received([b"".join([chunk async for chunk in _body(request, limits.max_bytes, too_large)])])
     else:
         raise RayfaceError(
             f"The body is {kind}; send the bytes of an image, or {FORM} with a field image.",
             status=415,
             kind="unsupported-media-type",
         )
-    if len(photos) == 1:
-        check_photo(photos[0], limits)
-    return photos
+    if len(received.photos) == 1:
+        check_photo(received.photos[0], limits)
+    if received.donor:
+        check_photo(received.donor, limits)
+    return received
 
 
 def check_photo(data: bytes, limits: Limits) -> None:
@@ -97,11 +107,11 @@ async def _body(
         yield chunk
 
 
-async def _form_photos(request: Request, limits: Limits, max_photos: int, cover: Cover) -> list[bytes]:
-    most = max_photos * limits.max_bytes + MULTIPART_OVERHEAD
+async def _of_form(request: Request, limits: Limits, max_photos: int, cover: Cover) -> Received:
+    most = (max_photos + 1) * limits.max_bytes + MULTIPART_OVERHEAD  # a donor's may come besides
     body = _body(request, most, _too_large("form", most), lambda size: cover(min(size // limits.max_bytes, max_photos)))
     try:
-        form = await InMemoryForm(request.headers, body, limits.max_bytes, max_photos).parse()
+        form = await InMemoryForm(request.headers, body, limits.max_bytes, max_photos + 1).parse()
     except MultiPartException as error:
         raise RayfaceError(f"The form cannot be read: {error.message}", kind="bad-form") from error
     photos = [await field.read() for field in form.getlist("image") if isinstance(field, UploadFile)]
@@ -110,7 +120,13 @@ async def _form_photos(request: Request, limits: Limits, max_photos: int, cover:
         raise RayfaceError(
             f"The form has no field named image (it has: {names}); send the photo as image.", kind="bad-form"
         )
-    return photos
+    if len(photos) > max_photos:
+        raise RayfaceError(f"The form has {len(photos)} photos; send at most {max_photos}.", kind="bad-form")
+    donors = [await field.read() for field in form.getlist("donor") if isinstance(field, UploadFile)]
+    if len(donors) > 1:
+        raise RayfaceError(f"The form has {len(donors)} fields named donor; send one.", kind="bad-form")
+    consent = form.get("consent")
+    return Received(photos, donors[0] if donors else b"", consent if isinstance(consent, str) else "")
 
 
 class InMemoryForm(MultiPartParser):
@@ -132,9 +148,9 @@ class InMemoryForm(MultiPartParser):
     def on_headers_finished(self) -> None:
         part = self._current_part
         disposition, options = parse_options_header(part.content_disposition)
-        if options.get(b"name") == b"image" and b"filename" not in options:
+        if (name := options.get(b"name")) in (b"image", b"donor") and b"filename" not in options:
             # Only what has a filename is a file to the parser, and no text: the names of photos may be left out.
-            part.content_disposition = disposition + b'; name="image"; filename="image"'
+            part.content_disposition = disposition + b'; name="%s"; filename="%s"' % (name, name)
         super().on_headers_finished()
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:

@@ -60,8 +60,8 @@ def face_swap_report(swap: Swap, dataset: "FaceDataset", batch: int, limit: int 
     """Judge `swap` on pairs of different people of `dataset`, with intervals over pairs.
 
     `swaps`, per pair:
-    - donor_first, donor_first_second: of the donor's photo, the texture's own, and one each of PEOPLE others the donor's
-      is the nearest (dlib's network; FaceRes); own_first...: the texture's own is;
+    - donor_first, donor_first_second: of the donor's photo, the texture's own, and one each of PEOPLE others the
+      donor's is the nearest (dlib's network; FaceRes); own_first...: the texture's own is;
     - identity_distance (dlib, median) to the donor, identity_own to the texture's person;
     - landmarks: mean distance of the detector's five landmarks from where they were, in eye distances (infinite where
       no face is found);
@@ -92,7 +92,8 @@ def face_swap_report(swap: Swap, dataset: "FaceDataset", batch: int, limit: int 
         parts["again"].append({name: np.asarray(value) for name, value in measures.items()})
     joined = {name: _joined(some) for name, some in parts.items()}
     report: dict[str, Any] = {"pairs": len(faces), "people": len(judges.held)}
-    report["swaps"] = limits.summary(joined["swaps"], LIMITS, shares=tuple(name for both in FIRST.values() for name in both))
+    shares = [name for both in FIRST.values() for name in both]
+    report["swaps"] = limits.summary(joined["swaps"], LIMITS, shares)
     for part in ("nobody", "again"):
         report[part] = {name: bootstrap(value) for name, value in joined[part].items()}
     for measure in ("donor_first", "joint"):
@@ -141,7 +142,7 @@ class _Judges:
     def compared(
         self, after: Tensor, own: dict[str, Tensor], donors: dict[str, Tensor], person: np.ndarray, donor: np.ndarray
     ) -> Values:
-        """Who swapped crops `after` look like: `own`, `donors` are what judges saw in the photos of `person`, `donor`."""
+        """Who swapped crops look like: `own` and `donors` are what judges saw in photos of `person` and `donor`."""
         values: Values = {}
         others = torch.from_numpy((donor[:, None] == self.held) | (person[:, None] == self.held))
         for judge, seen in self.known(after).items():

@@ -127,7 +127,7 @@ def check_export(view: ExportView, path: Path) -> float:
 
 
 def _pictures(view: ExportView, count: int, side: int) -> Tensor:
-    """Smooth pictures with some noise, float32 [count, channels, side, side] in the view's range, the same at every call."""
+    """Smooth pictures with some noise, float32 [count, channels, side, side] in the view's range, always the same."""
     random = torch.Generator().manual_seed(count)
     coarse = torch.rand(count, view.channels, 4, 4, generator=random)
     smooth = torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")
@@ -139,8 +139,8 @@ def _metadata(loaded: LoadedModel, network: str, view: ExportView) -> dict[str, 
     """What the file says of itself; ONNX holds strings, so lists and numbers are JSON."""
     side: Any = "any" if view.free_sides else view.side
     picture = {
-        "shape": ["N", view.channels, side, side], "layout": "NCHW", "dtype": "float32", "range": [view.low, 1.0], "colours": "RGB",
-        "shows": view.shows,
+        "shape": ["N", view.channels, side, side], "layout": "NCHW", "dtype": "float32", "range": [view.low, 1.0],
+        "colours": "RGB", "shows": view.shows,
     }  # fmt: skip
     if view.shows == ExportView.shows:
         picture["landmarks_px"] = (FFHQ_TEMPLATE * view.side).round(2).tolist()  # where alignment puts them

@@ -7,6 +7,7 @@ somebody. Hair, ears, neck and background are the photo's own.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -64,9 +65,7 @@ class TextureNetwork(nn.Module):
         self.fold = 2 if config.texture_side == config.side else 1
         self.stem = nn.Conv2d(3 * self.fold**2, widths[0], 3, padding=1)
         self.levels = nn.ModuleList(ResidualBlock(width) for width in widths)
-        self.downs = nn.ModuleList(
-            nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.downs = nn.ModuleList(nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairwise(widths))
 
     def forward(self, windows: Tensor) -> list[Tensor]:
         small = F.pixel_unshuffle(self.seen(windows), self.fold)
@@ -135,7 +134,9 @@ def window(crops: Tensor, side: int) -> Tensor:
 def in_window(drawn: Tensor, size: int) -> Tensor:
     """Windows [N, C, s, s] at their place in crops of `size` px, 0 elsewhere."""
     left, top, span = (part * size // 64 for part in (LEFT, TOP, SIDE))
-    placed = F.interpolate(drawn, (span, span), mode="bicubic", align_corners=False) if drawn.shape[-1] != span else drawn
+    placed = (
+        F.interpolate(drawn, (span, span), mode="bicubic", align_corners=False) if drawn.shape[-1] != span else drawn
+    )
     return F.pad(placed, (left, size - left - span, top, size - top - span))
 
 

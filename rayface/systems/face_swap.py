@@ -21,8 +21,8 @@ from rayface.imaging.filters import resize_images
 from rayface.imaging.views import view
 from rayface.networks.efficientnet_lite import feature_distance
 from rayface.networks.face_swapper import (
-    NETWORKS,
     MASK_SIDE,
+    NETWORKS,
     FaceSwapper,
     FaceSwapperConfig,
     MadeAgain,
@@ -263,7 +263,7 @@ class FaceSwap(System):
         terms = {
             "identity": (1 - (who * wanted[1::2]).sum(1)).mean(),
             "apart": F.relu((who * own).sum(1) - least).mean(),
-            "light": F.l1_loss(*light),
+            "light": F.l1_loss(light[0], light[1]),
         }
         if "classifier" in state.frozen:
             terms["attributes"] = _attributes(viewed, images, donors, state.frozen["classifier"])
@@ -354,7 +354,9 @@ def _attributes(made: Tensor, texture: Tensor, donors: Tensor, classify: nn.Modu
         of_donors, of_texture = classify(torch.cat([donors, texture])).float().sigmoid().chunk(2)
     found = classify(made).float()
     donor, texture_own = ([ATTRIBUTE_ID[name] for name in names] for names in (OF_DONOR, OF_TEXTURE))
-    return divergence(found[:, donor], of_donors[:, donor]) + divergence(found[:, texture_own], of_texture[:, texture_own])
+    return divergence(found[:, donor], of_donors[:, donor]) + divergence(
+        found[:, texture_own], of_texture[:, texture_own]
+    )
 
 
 def _moved_parts(made: Tensor, photos: Tensor, parser: nn.Module) -> Tensor:
@@ -385,7 +387,7 @@ def swapped_crops(networks: Networks, crops: Tensor, donors: Tensor | None, devi
 
 
 class SwapStep:
-    """Another person's face, at serving. Parameter `donor`: for each crop the donor's, uint8 [3, S, S]."""
+    """Another person's face, at serving. Parameter `donor_crop`: for each crop the donor's, uint8 [3, S, S]."""
 
     name = "swap"
     sharpens = False
@@ -400,5 +402,5 @@ class SwapStep:
         }
 
     def __call__(self, crops: Tensor, params: Mapping[str, Any]) -> Tensor:
-        donors = torch.stack([torch.as_tensor(np.array(donor)) for donor in params["donor"]])
+        donors = torch.stack([torch.as_tensor(np.array(donor)) for donor in params["donor_crop"]])
         return swapped_crops(self.networks, crops, resize_images(donors, self.size), self.device)
