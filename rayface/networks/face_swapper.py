@@ -27,7 +27,7 @@ FADE = 0.09  # of the window's side: over which the drawing fades out at the win
 @dataclass(frozen=True)
 class FaceSwapperConfig:
     side: int = 128  # px to a side of the window as it is drawn
-    texture_side: int = 32  # of the picture of it that the texture network sees; `side`: no bottleneck
+    texture_side: int = 24  # of the picture of it that the texture network sees; `side`: no bottleneck
     widths: tuple[int, ...] = (32, 64, 80, 80)  # channels at 1/2, 1/4, 1/8 ... of `side`
     blocks: int = 2  # of the decoder, at a level; the texture network has one
     identity: int = 128  # numbers that the recognition network gives
@@ -36,17 +36,17 @@ class FaceSwapperConfig:
     def __post_init__(self) -> None:
         if len(self.widths) < 2 or min(self.widths) < 8:
             raise ValueError("widths needs two levels or more of at least 8 channels each")
-        sides = [self.side >> level for level in range(len(self.widths) + 1)]
-        if self.side % 2 ** len(self.widths) or self.texture_side not in sides[:-1]:
+        if self.side % 2 ** len(self.widths) or not 1 <= self.texture_side <= self.side:
             raise ValueError(
-                f"texture_side={self.texture_side} must be one of {sides[:-1]}, which side={self.side} is halved to, "
-                f"and side divisible by {2 ** len(self.widths)}"
+                f"side={self.side} must be divisible by {2 ** len(self.widths)} ({len(self.widths)} widths halve it), and "
+                f"texture_side={self.texture_side} be from 1 to it"
             )
 
     @property
     def first_level(self) -> int:
-        """The finest level that has texture features."""
-        return max(0, (self.side // self.texture_side).bit_length() - 2)
+        """The finest level that has texture features: the last that is as fine as the small picture, or finer."""
+        fine = [level for level in range(len(self.widths)) if self.side >> level + 1 >= self.texture_side]
+        return fine[-1] if fine else 0
 
 
 class TextureNetwork(nn.Module):
@@ -61,15 +61,15 @@ class TextureNetwork(nn.Module):
         super().__init__()
         self.config = config
         widths = config.widths[config.first_level :]
-        # what is as small as its level goes in as it is, the window itself at half its side in four times the channels
-        self.fold = 2 if config.texture_side == config.side else 1
+        # what is larger than the finest level goes in at half its side, in four times the channels
+        self.fold = 2 if config.texture_side > config.side // 2 else 1
         self.stem = nn.Conv2d(3 * self.fold**2, widths[0], 3, padding=1)
         self.levels = nn.ModuleList(ResidualBlock(width) for width in widths)
         self.downs = nn.ModuleList(nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairwise(widths))
 
     def forward(self, windows: Tensor) -> list[Tensor]:
-        small = F.pixel_unshuffle(self.seen(windows), self.fold)
-        x, features = self.stem(small), []
+        shown = resize_images(self.seen(windows), self.fold * self.config.side >> self.config.first_level + 1)
+        x, features = self.stem(F.pixel_unshuffle(shown, self.fold)), []
         for index, level in enumerate(self.levels):
             x = level(x)
             features.append(x)
@@ -85,14 +85,16 @@ class TextureNetwork(nn.Module):
 class SwapDecoder(nn.Module):
     """Texture features, the small picture and an identity float [N, identity] -> window [N, 3, side, side] (E3).
 
-    Untrained it gives the small picture, enlarged.
+    Untrained it gives the small picture, enlarged. `middle`: what the recogniser says on average, see `identities`.
     """
 
     outputs = ("window",)
+    middle: Tensor
 
     def __init__(self, config: FaceSwapperConfig) -> None:
         super().__init__()
         self.config = config
+        self.register_buffer("middle", torch.zeros(config.identity))
         widths = config.widths
         self.mapping = nn.Sequential(
             nn.Linear(config.identity, config.style), nn.SiLU(), nn.Linear(config.style, config.style), nn.SiLU()
@@ -141,9 +143,11 @@ def in_window(drawn: Tensor, size: int) -> Tensor:
 
 
 def identities(networks: Mapping[str, nn.Module], crops: Tensor) -> Tensor:
-    """Who is seen in aligned crops [N, 3, S, S] in [-1, 1], float [N, identity] of unit length (E2)."""
-    with torch.no_grad():
-        return F.normalize(networks["recogniser"](crops).float(), dim=1)
+    """Who is seen in aligned crops [N, 3, S, S] in [-1, 1], float [N, identity] of unit length (E2).
+
+    How the recogniser's answer differs from the average one: all faces have most of it in common. Differentiable.
+    """
+    return F.normalize(networks["recogniser"](crops).float() - networks["decoder"].middle, dim=1)
 
 
 def where_drawn(networks: Mapping[str, nn.Module], crops: Tensor) -> Tensor:

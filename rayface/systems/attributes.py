@@ -76,7 +76,9 @@ class Attributes(System):
     def build(self, config: AttributesConfig) -> dict[str, nn.Module]:
         return {"classifier": AttributeClassifier(config.classifier)}
 
-    def initial(self, config: AttributesConfig, dataset: "FaceDataset") -> dict[str, nn.Module] | None:
+    def initial(
+        self, config: AttributesConfig, dataset: "FaceDataset", frozen: Networks
+    ) -> dict[str, nn.Module] | None:
         """The pretrained backbone with a read-out fitted to it in closed form.
 
         Fine-tuning that starts from a random read-out spoils pretrained features (Kumar et al., "Fine-Tuning can

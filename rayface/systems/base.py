@@ -206,7 +206,7 @@ class System:
         """
         return config
 
-    def initial(self, config: Any, dataset: "FaceDataset") -> Networks | None:
+    def initial(self, config: Any, dataset: "FaceDataset", frozen: Networks) -> Networks | None:
         """Networks that a new training on these faces starts from (pretrained ones); None: as `build` makes them.
 
         Called once, before the first step; never for --init, for a resume or to load a model.

@@ -65,6 +65,7 @@ OF_DONOR = (
     "High_Cheekbones", "Narrow_Eyes", "Pointy_Nose", "Wearing_Lipstick", "5_o_Clock_Shadow", "Goatee", "Mustache",
     "No_Beard", "Chubby",
 )  # fmt: skip
+AVERAGED = 1_000  # photos over which the recogniser's answers are averaged
 OF_TEXTURE = ("Smiling", "Mouth_Slightly_Open", "Eyeglasses", "Blurry")
 
 
@@ -74,7 +75,7 @@ class FaceSwapLosses:
     detail: float = 8.0
     perceptual: float = 4.0
     adversarial: float = 0.5
-    identity: float = 8.0  # of swapped faces, to the donor
+    identity: float = 3.0  # of swapped faces, to the donor
     apart: float = 2.0  # no more alike to the texture's own person than strangers are
     attributes: float = 0.5  # NetA sees the donor's sex, brows, nose ..., and the texture's expression
     parsing: float = 8.0  # NetS sees the texture's eyes, nose and mouth where they were
@@ -171,6 +172,19 @@ class FaceSwap(System):
             "recogniser": Recogniser(config.recogniser),
         }
 
+    @torch.no_grad()
+    def initial(self, config: FaceSwapConfig, dataset: "FaceDataset", frozen: Networks) -> dict[str, nn.Module]:
+        """A decoder that knows what the recogniser says on average."""
+        decoder = self.build(config)["decoder"]
+        said = []
+        for first in range(0, min(len(dataset), AVERAGED), config.global_batch):
+            chosen = range(first, min(first + config.global_batch, len(dataset), AVERAGED))
+            crops = dataset.batch(chosen, ("image",))["image"]
+            assert isinstance(crops, Tensor)
+            said.append(frozen["recognition"](to_float(crops)))
+        decoder.middle.copy_(torch.cat(said).mean(0))  # type: ignore[operator]
+        return {"decoder": decoder}
+
     def build_for_training(self, networks: Networks, config: FaceSwapConfig, frozen: Networks) -> dict[str, nn.Module]:
         given = frozen["recognition"].config
         if given != config.recogniser:
@@ -219,7 +233,8 @@ class FaceSwap(System):
         The first of a pair is given its own, the second the first one's.
         """
         images = batch["image"]
-        known = identities(networks, _own(images, state.config))
+        with torch.no_grad():
+            known = identities(networks, _own(images, state.config))
         if state.config.cross:
             known = known.repeat_interleave(2, 0)
         return draw(networks, images, known), known
@@ -256,8 +271,9 @@ class FaceSwap(System):
         donors, images = (resize_images(batch["image"][first::2], config.seen_at) for first in (0, 1))
         made = composed(images, drawn[1::2], where_drawn(networks, images))
         viewed = view(made, seen)
-        who = F.normalize(state.frozen["recognition"](viewed).float(), dim=1)
-        own = identities(networks, images)
+        who = identities(networks, viewed)
+        with torch.no_grad():
+            own = identities(networks, images)
         least = torch.maximum((own * wanted[1::2]).sum(1), own.new_tensor(config.strangers))  # some people are alike
         light = [resize_images(window(each, each.shape[-1]), config.light_side) for each in (made, images)]
         terms = {

@@ -132,7 +132,9 @@ class Recognition(System):
                 )
         return {}
 
-    def initial(self, config: RecognitionConfig, dataset: "FaceDataset") -> dict[str, nn.Module] | None:
+    def initial(
+        self, config: RecognitionConfig, dataset: "FaceDataset", frozen: Networks
+    ) -> dict[str, nn.Module] | None:
         """dlib's network with the channels that matter most on the first training photos."""
         if config.start_from != "dlib":
             return None

@@ -233,7 +233,7 @@ def begin(
     if resume is not None:
         return Training.resume(system, config, workers, resume, dataset.digest, frozen), dataset
     began = loaded.get(plan.request.init) or (store.load(plan.request.init) if plan.request.init else None)
-    init = began.networks if began else system.initial(config, dataset)
+    init = began.networks if began else system.initial(config, dataset, frozen)
     return Training.start(system, config, workers, frozen, init), dataset
 
 

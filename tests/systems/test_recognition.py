@@ -214,7 +214,7 @@ def test_narrowing_keeps_the_channels_that_matter() -> None:
 def test_the_small_preset_starts_near_dlib_and_is_small(drawn_faces: str) -> None:
     system = Recognition()
     config = resolve_config(system, "small", [])
-    start = system.initial(config, FaceDataset(drawn_faces, "train", 256))
+    start = system.initial(config, FaceDataset(drawn_faces, "train", 256), {})
     assert start is not None
     assert sum(p.numel() for p in start["recogniser"].parameters()) <= 2_000_000
     crops = FaceDataset(drawn_faces, "test", 256).batch([0, 1, 2, 3])["image"]
@@ -223,7 +223,7 @@ def test_the_small_preset_starts_near_dlib_and_is_small(drawn_faces: str) -> Non
         embed(Recogniser(config.recogniser), crops, CPU) * embed(load_pretrained("pretrained:dlib"), crops, CPU)
     ).sum(1)  # type: ignore[arg-type]
     assert near.min() > 0.6 > 0.3 > far.abs().max()
-    assert system.initial(tiny()[1], faces(drawn_faces)) is None
+    assert system.initial(tiny()[1], faces(drawn_faces), {}) is None
 
 
 def test_occlusion_hides_a_rectangle_of_some_pictures() -> None:
