@@ -233,7 +233,9 @@ class ModelStore:
 
         found = {}
         for network, key in get_system(system).shared.items():
-            reference, store = getattr(config, key), self._before_release()
+            if not (reference := getattr(config, key)):
+                continue
+            store = self._before_release()
             ours, theirs = networks[network].state_dict(), store.load_network(reference).state_dict()
             if ours.keys() == theirs.keys() and all(ours[name].cpu().equal(theirs[name]) for name in ours):
                 info = store.info(reference)

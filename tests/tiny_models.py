@@ -21,7 +21,7 @@ def save_tiny_models(
 
     The enhancer is taught in a second to sharpen, as an untrained one returns its input; the parser is untrained,
     the upscaler adds noise to the interpolated photo, what beautifies takes fine
-    detail away, facial hair is dark, and attributes change all of a face.
+    detail away, facial hair is dark, attributes change all of a face, and swaps draw their window anew.
     """
     store = ModelStore(folder, fallback=release_store())
     for name in systems:
@@ -48,6 +48,12 @@ def _model(name: str) -> tuple[Any, dict[str, nn.Module]]:
         nn.init.normal_(networks["hair_painter"].generator.to_rgb.weight, std=0.3)  # type: ignore[union-attr, arg-type]
     if name == "attribute_editing":  # all of a face may change
         nn.init.constant_(networks["places"].head.bias, 20.0)  # type: ignore[union-attr, arg-type]
+    if name == "face_swap":  # the window is drawn anew
+        from rayface.pretrained import load_pretrained
+
+        networks["recogniser"] = load_pretrained(config.recognition)
+        nn.init.normal_(networks["decoder"].to_rgb.weight, std=0.3)  # type: ignore[union-attr, arg-type]
+        nn.init.constant_(networks["face_mask"].head.bias, 20.0)  # type: ignore[union-attr, arg-type]
     return config, {key: networks[key] for key in system.released}
 
 

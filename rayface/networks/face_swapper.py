@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rayface.imaging.filters import gaussian_blur, resize_images
 from rayface.networks.blocks import ModulatedBlock, ResidualBlock, Upsample
 
-NETWORKS = ("texture", "decoder", "face_mask", "recogniser")
+NETWORKS = ("texture", "decoder", "face_mask", "recogniser", "centre")
 # The window in an aligned crop, as 64ths of its side: brows to chin, cheek to cheek; what dlib's chips show.
 LEFT, TOP, SIDE = 10, 17, 44
 EDGE = 3.0  # 256ths of the crop's side: sigma of the border between what is drawn and the photo
@@ -38,7 +38,7 @@ class FaceSwapperConfig:
             raise ValueError("widths needs two levels or more of at least 8 channels each")
         if self.side % 2 ** len(self.widths) or not 1 <= self.texture_side <= self.side:
             raise ValueError(
-                f"side={self.side} must be divisible by {2 ** len(self.widths)} ({len(self.widths)} widths halve it), and "
+                f"side={self.side} must be divisible by {2 ** len(self.widths)} ({len(self.widths)} widths), and "
                 f"texture_side={self.texture_side} be from 1 to it"
             )
 
@@ -50,9 +50,10 @@ class FaceSwapperConfig:
 
 
 class TextureNetwork(nn.Module):
-    """Window [N, 3, side, side] in [-1, 1] -> its texture features, finest first (E1).
+    """Crops [N, 3, S, S] in [-1, 1] -> the small picture of their window, then its texture features (E1).
 
-    At 1/2, 1/4 ... of `side`, from `first_level` on: float [N, widths[i], s_i, s_i]. The window is made small first.
+    The picture is [N, 3, texture_side, texture_side], and all that features know: they are float
+    [N, widths[i], s_i, s_i] at 1/2, 1/4 ... of `side`, finest first, from `first_level` on.
     """
 
     outputs = ("texture",)
@@ -67,9 +68,10 @@ class TextureNetwork(nn.Module):
         self.levels = nn.ModuleList(ResidualBlock(width) for width in widths)
         self.downs = nn.ModuleList(nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairwise(widths))
 
-    def forward(self, windows: Tensor) -> list[Tensor]:
-        shown = resize_images(self.seen(windows), self.fold * self.config.side >> self.config.first_level + 1)
-        x, features = self.stem(F.pixel_unshuffle(shown, self.fold)), []
+    def forward(self, crops: Tensor) -> list[Tensor]:
+        small = window(crops, self.config.texture_side)
+        shown = resize_images(small, self.fold * self.config.side >> self.config.first_level + 1)
+        x, features = self.stem(F.pixel_unshuffle(shown, self.fold)), [small]
         for index, level in enumerate(self.levels):
             x = level(x)
             features.append(x)
@@ -77,24 +79,18 @@ class TextureNetwork(nn.Module):
                 x = self.downs[index](x)
         return features
 
-    def seen(self, windows: Tensor) -> Tensor:
-        """The small picture, float [N, 3, texture_side, texture_side]."""
-        return resize_images(windows, self.config.texture_side)
-
 
 class SwapDecoder(nn.Module):
-    """Texture features, the small picture and an identity float [N, identity] -> window [N, 3, side, side] (E3).
+    """What the texture network gives and an identity float [N, identity] -> window [N, 3, side, side] (E3).
 
-    Untrained it gives the small picture, enlarged. `middle`: what the recogniser says on average, see `identities`.
+    Untrained it gives the small picture, enlarged.
     """
 
     outputs = ("window",)
-    middle: Tensor
 
     def __init__(self, config: FaceSwapperConfig) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("middle", torch.zeros(config.identity))
         widths = config.widths
         self.mapping = nn.Sequential(
             nn.Linear(config.identity, config.style), nn.SiLU(), nn.Linear(config.style, config.style), nn.SiLU()
@@ -111,20 +107,38 @@ class SwapDecoder(nn.Module):
                 nn.init.normal_(block.scale.weight, std=0.5 * config.style**-0.5)
                 nn.init.normal_(block.shift.weight, std=0.5 * config.style**-0.5)
 
-    def forward(self, texture: list[Tensor], small: Tensor, identity: Tensor) -> Tensor:
+    def forward(self, texture: list[Tensor], identity: Tensor) -> Tensor:
+        small, *features = texture
         # unit length would be numbers of 0.09; of unit variance they are what layers are made for
         style = self.mapping(F.normalize(identity.float(), dim=1) * self.config.identity**0.5)
-        first, x = self.config.first_level, texture[-1]
+        first, x = self.config.first_level, features[-1]
         for index in reversed(range(len(self.levels))):
             for block in self.levels[index]:  # type: ignore[attr-defined]
                 x = block(x, style)
             if index > 0:
                 x = self.ups[index - 1](x)
                 if index - 1 >= first:
-                    x = x + texture[index - 1 - first]
+                    x = x + features[index - 1 - first]
         drawn = F.pixel_shuffle(self.to_rgb(x), 2).float()
         base = F.interpolate(small.float(), drawn.shape[-2:], mode="bicubic", align_corners=False)
         return base + drawn
+
+
+class Centre(nn.Module):
+    """What a recogniser says, float [N, identity] -> how that differs from what it says on average, of unit length.
+
+    All faces have most of it in common; the rest tells who somebody is.
+    """
+
+    outputs = ("identity",)
+    middle: Tensor
+
+    def __init__(self, identity: int) -> None:
+        super().__init__()
+        self.register_buffer("middle", torch.zeros(identity))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return F.normalize(embeddings.float() - self.middle, dim=1)
 
 
 def window(crops: Tensor, side: int) -> Tensor:
@@ -143,11 +157,8 @@ def in_window(drawn: Tensor, size: int) -> Tensor:
 
 
 def identities(networks: Mapping[str, nn.Module], crops: Tensor) -> Tensor:
-    """Who is seen in aligned crops [N, 3, S, S] in [-1, 1], float [N, identity] of unit length (E2).
-
-    How the recogniser's answer differs from the average one: all faces have most of it in common. Differentiable.
-    """
-    return F.normalize(networks["recogniser"](crops).float() - networks["decoder"].middle, dim=1)
+    """Who is seen in aligned crops [N, 3, S, S] in [-1, 1], float [N, identity] of unit length (E2); differentiable."""
+    return networks["centre"](networks["recogniser"](crops))
 
 
 def where_drawn(networks: Mapping[str, nn.Module], crops: Tensor) -> Tensor:
@@ -168,8 +179,7 @@ def _fading(span: int, like: Tensor) -> Tensor:
 
 def draw(networks: Mapping[str, nn.Module], crops: Tensor, identity: Tensor) -> Tensor:
     """The windows of crops [N, 3, S, S] with the faces of `identity` float [N, identity]: float [N, 3, side, side]."""
-    shown = window(crops, networks["texture"].config.side)  # type: ignore[union-attr, arg-type]
-    return networks["decoder"](networks["texture"](shown), networks["texture"].seen(shown), identity)  # type: ignore[operator]
+    return networks["decoder"](networks["texture"](crops), identity)
 
 
 def swap(networks: Mapping[str, nn.Module], crops: Tensor, identity: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from rayface.networks.efficientnet_lite import feature_distance
 from rayface.networks.face_swapper import (
     MASK_SIDE,
     NETWORKS,
+    Centre,
     FaceSwapper,
     FaceSwapperConfig,
     MadeAgain,
@@ -74,8 +75,8 @@ class FaceSwapLosses:
     pixel: float = 4.0  # of faces made again from themselves
     detail: float = 8.0
     perceptual: float = 4.0
-    adversarial: float = 0.5
-    identity: float = 3.0  # of swapped faces, to the donor
+    adversarial: float = 0.15
+    identity: float = 6.0  # of swapped faces, to the donor
     apart: float = 2.0  # no more alike to the texture's own person than strangers are
     attributes: float = 0.5  # NetA sees the donor's sex, brows, nose ..., and the texture's expression
     parsing: float = 8.0  # NetS sees the texture's eyes, nose and mouth where they were
@@ -97,15 +98,16 @@ class FaceSwapConfig(SystemConfig):
     pair: bool = True  # the discriminator sees the texture image too (E4); False: the made one alone
     strangers: float = 0.2  # cosine of the recogniser up to which two people count as no more alike than strangers
     light_side: int = 12  # px to a side of the picture in which light is compared
-    adversarial_from: int = 300
-    swapper_rate: float = 1e-3
+    mask_until: int = 1_000  # steps in which the face mask learns where faces are
+    adversarial_from: int = 1_000  # steps in which faces become sharp first: before, the discriminator wins at once
+    swapper_rate: float = 7e-4
     mask_rate: float = 1e-3
     discriminator_rate: float = 5e-4
     seen_at: int = 128  # px to a side of the crops with another's identity that frozen networks are asked about
     feature_network: str = "pretrained:efficientnet_lite0:4"
     parser: str = "parsing"
     classifier: str = "attributes"
-    recognition: str = "recognition"
+    recognition: str = "recognition"  # "": one that knows nobody, for tests
 
 
 class FaceSwap(System):
@@ -135,10 +137,11 @@ class FaceSwap(System):
         if preset == "tiny":
             return FaceSwapConfig(
                 size=64, steps=20, adversarial_from=2, checkpoint_every=10, sample_every=20, log_every=1,
-                swapper=FaceSwapperConfig(32, 16, (16, 16), 1, 128, 16), face_mask=ParserConfig((8, 8), 1, 1),
+                swapper=FaceSwapperConfig(32, 16, (16, 16), 1, 32, 16), face_mask=ParserConfig((8, 8), 1, 1),
                 discriminator=ProjectedDiscriminatorConfig(width=8), light_side=4,
-                recogniser=RecogniserConfig(), feature_network="pretrained:efficientnet_lite0:3", seen_at=64,
-                parser="", classifier="", recognition="pretrained:dlib",
+                recogniser=RecogniserConfig(96, (8, 16, 24), (8, 16, 24), (1, 1, 1), embedding=32),
+                feature_network="pretrained:efficientnet_lite0:3", seen_at=64,
+                parser="", classifier="", recognition="",
             )  # fmt: skip
         if preset == "small":
             return FaceSwapConfig()
@@ -160,9 +163,8 @@ class FaceSwap(System):
                 f"swapper.identity={config.swapper.identity} is not what the recogniser gives: "
                 f"recogniser.embedding={config.recogniser.embedding}"
             )
-        for key in ("feature_network", "recognition"):
-            if not getattr(config, key):
-                raise RayfaceError(f"{key} is empty; faces cannot be swapped without it")
+        if not config.feature_network:
+            raise RayfaceError("feature_network is empty; give one, for example pretrained:efficientnet_lite0:4")
 
     def build(self, config: FaceSwapConfig) -> dict[str, nn.Module]:
         return {
@@ -170,29 +172,33 @@ class FaceSwap(System):
             "decoder": SwapDecoder(config.swapper),
             "face_mask": Parser(config.face_mask),
             "recogniser": Recogniser(config.recogniser),
+            "centre": Centre(config.recogniser.embedding),
         }
 
     @torch.no_grad()
-    def initial(self, config: FaceSwapConfig, dataset: "FaceDataset", frozen: Networks) -> dict[str, nn.Module]:
-        """A decoder that knows what the recogniser says on average."""
-        decoder = self.build(config)["decoder"]
+    def initial(self, config: FaceSwapConfig, dataset: "FaceDataset", frozen: Networks) -> dict[str, nn.Module] | None:
+        """What the recogniser says on average."""
+        if "recognition" not in frozen:
+            return None
+        centre = Centre(config.recogniser.embedding)
         said = []
         for first in range(0, min(len(dataset), AVERAGED), config.global_batch):
             chosen = range(first, min(first + config.global_batch, len(dataset), AVERAGED))
             crops = dataset.batch(chosen, ("image",))["image"]
             assert isinstance(crops, Tensor)
-            said.append(frozen["recognition"](to_float(crops)))
-        decoder.middle.copy_(torch.cat(said).mean(0))  # type: ignore[operator]
-        return {"decoder": decoder}
+            said.append(frozen["recognition"](to_float(crops)).cpu())
+        centre.middle.copy_(torch.cat(said).mean(0))
+        return {"centre": centre}
 
     def build_for_training(self, networks: Networks, config: FaceSwapConfig, frozen: Networks) -> dict[str, nn.Module]:
-        given = frozen["recognition"].config
-        if given != config.recogniser:
-            raise RayfaceError(
-                f"the recogniser {config.recognition} is built as {given}, recogniser as {config.recogniser}: give the "
-                "same settings"
-            )
-        networks["recogniser"].load_state_dict(frozen["recognition"].state_dict())
+        if "recognition" in frozen:
+            given = frozen["recognition"].config
+            if given != config.recogniser:
+                raise RayfaceError(
+                    f"the recogniser {config.recognition} is built as {given}, recogniser as {config.recogniser}: give "
+                    "the same settings"
+                )
+            networks["recogniser"].load_state_dict(frozen["recognition"].state_dict())
         channels: Sequence[int] = frozen["feature_network"].channels  # type: ignore[assignment]
         return {"discriminator": PairDiscriminator(config.discriminator, channels)}
 
@@ -209,7 +215,7 @@ class FaceSwap(System):
     def phases(self, config: FaceSwapConfig) -> list[Phase]:
         phases = [Phase("swapper", "swapper", self._swapper_loss)]
         if config.parser:
-            phases.insert(0, Phase("face_mask", "face_mask", self._face_mask_loss, every=8))
+            phases.insert(0, Phase("face_mask", "face_mask", self._face_mask_loss, every=8, end=config.mask_until))
         if config.losses.adversarial > 0:
             start = config.adversarial_from
             phases.append(Phase("discriminator", "discriminator", self._discriminator_loss, start=start))
@@ -281,9 +287,9 @@ class FaceSwap(System):
             "apart": F.relu((who * own).sum(1) - least).mean(),
             "light": F.l1_loss(light[0], light[1]),
         }
-        if "classifier" in state.frozen:
+        if "classifier" in state.frozen and config.losses.attributes > 0:
             terms["attributes"] = _attributes(viewed, images, donors, state.frozen["classifier"])
-        if "parser" in state.frozen:
+        if "parser" in state.frozen and config.losses.parsing > 0:
             terms["parsing"] = _moved_parts(made, images, state.frozen["parser"])
         return terms
 
@@ -396,7 +402,7 @@ def swapped_crops(networks: Networks, crops: Tensor, donors: Tensor | None, devi
 
     with as_served(device):
         if donors is None:
-            identity = torch.zeros(len(crops), networks["decoder"].config.identity, device=device)  # type: ignore[union-attr, arg-type]
+            identity = torch.zeros_like(identities(networks, prepared(crops)))
         else:
             identity = identities(networks, prepared(donors))
         return to_uint8(swap(networks, prepared(crops), identity).clamp(-1, 1)).cpu()
