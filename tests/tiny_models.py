@@ -49,9 +49,6 @@ def _model(name: str) -> tuple[Any, dict[str, nn.Module]]:
     if name == "attribute_editing":  # all of a face may change
         nn.init.constant_(networks["places"].head.bias, 20.0)  # type: ignore[union-attr, arg-type]
     if name == "face_swap":  # the window is drawn anew
-        from rayface.pretrained import load_pretrained
-
-        networks["recogniser"] = load_pretrained(config.recognition)
         nn.init.normal_(networks["decoder"].to_rgb.weight, std=0.3)  # type: ignore[union-attr, arg-type]
         nn.init.constant_(networks["face_mask"].head.bias, 20.0)  # type: ignore[union-attr, arg-type]
     return config, {key: networks[key] for key in system.released}

@@ -28,9 +28,11 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
 
 
 def resize_images(images: Tensor, size: int) -> Tensor:
-    """uint8 or float [N, C, H, W] to [N, C, size, size] of the same type, bilinear with antialiasing."""
+    """uint8 or float [N, C, H, W] to [N, C, size, size] of the same type (bfloat16: float32), bilinear, antialiased."""
     if images.shape[-2:] == (size, size):
         return images
+    if images.dtype == torch.bfloat16:  # autocast's; the CPU has no such kernel
+        images = images.float()
     return functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
 
 

@@ -1,5 +1,6 @@
 """Face swap: what the texture network may see, whose identity a face gets, and what of the photo stays."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from rayface.networks.face_swapper import (
 )
 from rayface.networks.pair_discriminator import PairDiscriminator
 from rayface.networks.projected_discriminator import ProjectedDiscriminatorConfig
+from rayface.networks.recogniser import RecogniserConfig
 from rayface.pretrained import load_pretrained
 from rayface.store import ModelStore
 from rayface.systems.base import get_system, resolve_config
@@ -135,10 +137,12 @@ def test_identities_are_what_differs_from_the_average_face() -> None:
 def test_a_training_starts_from_the_average_of_its_photos(drawn_faces: str) -> None:
     training = start()
     dataset = FaceDataset(drawn_faces, None, 64)
-    first = training.system.initial(training.config, dataset, training.frozen)
+    recogniser = training.networks["recogniser"]
+    assert training.system.initial(training.config, dataset, {}) is None
+    first = training.system.initial(training.config, dataset, {"recognition": recogniser})
     assert first is not None
     crops = torch.cat([dataset.batch([index])["image"] for index in range(len(dataset))])  # type: ignore[arg-type]
-    said = training.frozen["recognition"](crops.float() / 127.5 - 1).mean(0)
+    said = recogniser(crops.float() / 127.5 - 1).mean(0)
     assert torch.allclose(first["centre"].middle, said, atol=1e-3)  # type: ignore[arg-type]
 
 
@@ -180,7 +184,7 @@ def test_the_identity_loss_moves_the_decoder_towards_the_donor(drawn_faces: str)
         training.optimizers["swapper"].zero_grad()
         loss.backward()
         training.optimizers["swapper"].step()
-        nearness.append(float(terms["identity"]))
+        nearness.append(float(terms["identity"].detach()))
     assert nearness[-1] < nearness[0] - 0.02
 
 
@@ -188,9 +192,9 @@ def test_uneven_batches_and_missing_networks_are_refused() -> None:
     system = get_system("face_swap")
     for setting, message in (
         ("global_batch=3", "even"),
-        ("recognition=", "recognition is empty"),
+        ("feature_network=", "feature_network is empty"),
         ("size=96", "divisible by 64"),
-        ("swapper.identity=64", "recogniser.embedding=128"),
+        ("swapper.identity=64", "recogniser.embedding=32"),
     ):
         with pytest.raises(RayfaceError, match=message):
             resolve_config(system, "tiny", [setting])
@@ -198,30 +202,48 @@ def test_uneven_batches_and_missing_networks_are_refused() -> None:
 
 def test_a_recogniser_of_another_build_is_refused() -> None:
     system = get_system("face_swap")
-    config = resolve_config(system, "tiny", ["recogniser.hidden=[8,8,8,8,8]"])
+    config = resolve_config(system, "tiny", ["recognition=pretrained:dlib"])
     frozen = {name: load_pretrained(reference) for name, reference in system.frozen_models(config).items()}
     with pytest.raises(RayfaceError, match="give the same settings"):
         Training.start(system, config, solo(), frozen)
 
 
-def test_the_recogniser_is_not_stored_twice(tmp_path: Path) -> None:
-    store = save_tiny_models(tmp_path, ("face_swap",))
-    info = store.info("face_swap")
+@pytest.fixture
+def with_dlib(tmp_path: Path) -> Path:
+    """A store with a model whose recogniser is dlib's."""
+    system = get_system("face_swap")
+    settings = ["recognition=pretrained:dlib", "swapper.identity=128", "recogniser.embedding=128"]
+    config = replace(resolve_config(system, "tiny", settings), recogniser=RecogniserConfig())
+    networks = {**system.build(config), "recogniser": load_pretrained("pretrained:dlib")}
+    ModelStore(tmp_path).save("face_swap", "face_swap", config, networks)
+    return tmp_path
+
+
+def test_the_recogniser_is_not_stored_twice(with_dlib: Path) -> None:
+    info = ModelStore(with_dlib).info("face_swap")
     assert set(info["networks"]) == {"texture", "decoder", "face_mask", "centre"}
     assert info["shared"]["recogniser"]["model"].startswith("pretrained:dlib@")
-    loaded = ModelStore(tmp_path).load("face_swap")
+    loaded = ModelStore(with_dlib).load("face_swap")
     dlib = load_pretrained("pretrained:dlib").state_dict()
     assert all(dlib[name].equal(value) for name, value in loaded.networks["recogniser"].state_dict().items())
 
 
-def test_a_shared_network_that_is_another_one_now_is_refused(tmp_path: Path) -> None:
-    save_tiny_models(tmp_path, ("face_swap",))
-    config = tmp_path / "face_swap" / "1" / "config.json"
-    text = config.read_text()
-    digest = ModelStore(tmp_path).info("face_swap")["shared"]["recogniser"]["sha256"]
-    config.write_text(text.replace(digest, "0" * 64))
+def test_a_recogniser_that_was_changed_is_stored(tmp_path: Path) -> None:
+    system = get_system("face_swap")
+    settings = ["recognition=pretrained:dlib", "swapper.identity=128", "recogniser.embedding=128"]
+    config = replace(resolve_config(system, "tiny", settings), recogniser=RecogniserConfig())
+    store = ModelStore(tmp_path)
+    store.save("face_swap", "face_swap", config, system.build(config))  # untrained, so another one
+    assert "recogniser" in store.info("face_swap")["networks"]
+    assert "shared" not in store.info("face_swap")
+
+
+def test_a_shared_network_that_is_another_one_now_is_refused(with_dlib: Path) -> None:
+    config = with_dlib / "face_swap" / "1" / "config.json"
+    digest = ModelStore(with_dlib).info("face_swap")["shared"]["recogniser"]["sha256"]
+    config.write_text(config.read_text().replace(f'"sha256": "{digest}"', f'"sha256": "{"0" * 64}"'))
     with pytest.raises(RayfaceError, match="its recogniser is that of pretrained:dlib"):
-        ModelStore(tmp_path).load("face_swap")
+        ModelStore(with_dlib).load("face_swap")
 
 
 def test_the_step_gives_each_crop_its_own_donor(tmp_path: Path) -> None:
