@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayface.imaging.filters import gaussian_blur, resize_images
-from rayface.networks.blocks import ModulatedBlock, ResidualBlock, Upsample
+from rayface.networks.blocks import ChannelNorm, ModulatedBlock, ResidualBlock, Upsample
 
 NETWORKS = ("texture", "decoder", "face_mask", "recogniser", "centre")
 # The window in an aligned crop, as 64ths of its side: brows to chin, cheek to cheek; what dlib's chips show.
 LEFT, TOP, SIDE = 10, 17, 44
 EDGE = 3.0  # 256ths of the crop's side: sigma of the border between what is drawn and the photo
+GAIN = 0.1  # of what is drawn: a step of all 300 weights of a pixel's sum moves it by no more than it should
 MASK_SIDE = 128  # px to a side of the crops in which the face is looked for
 FADE = 0.09  # of the window's side: over which the drawing fades out at the window's own border
 
@@ -27,7 +28,7 @@ FADE = 0.09  # of the window's side: over which the drawing fades out at the win
 @dataclass(frozen=True)
 class FaceSwapperConfig:
     side: int = 128  # px to a side of the window as it is drawn
-    texture_side: int = 24  # of the picture of it that the texture network sees; `side`: no bottleneck
+    texture_side: int = 16  # of the picture of it that the texture network sees; `side`: no bottleneck
     widths: tuple[int, ...] = (32, 64, 80, 80)  # channels at 1/2, 1/4, 1/8 ... of `side`
     blocks: int = 2  # of the decoder, at a level; the texture network has one
     identity: int = 128  # numbers that the recognition network gives
@@ -99,6 +100,7 @@ class SwapDecoder(nn.Module):
             nn.ModuleList(ModulatedBlock(width, config.style) for _ in range(config.blocks)) for width in widths
         )
         self.ups = nn.ModuleList(Upsample(widths[i + 1], widths[i]) for i in range(len(widths) - 1))
+        self.norm = ChannelNorm(widths[0])
         self.to_rgb = nn.Conv2d(widths[0], 12, 3, padding=1)
         nn.init.zeros_(self.to_rgb.weight)
         nn.init.zeros_(self.to_rgb.bias)  # type: ignore[arg-type]
@@ -119,7 +121,7 @@ class SwapDecoder(nn.Module):
                 x = self.ups[index - 1](x)
                 if index - 1 >= first:
                     x = x + features[index - 1 - first]
-        drawn = F.pixel_shuffle(self.to_rgb(x), 2).float()
+        drawn = GAIN * F.pixel_shuffle(self.to_rgb(self.norm(x)), 2).float()
         base = F.interpolate(small.float(), drawn.shape[-2:], mode="bicubic", align_corners=False)
         return base + drawn
 

@@ -100,7 +100,7 @@ class FaceSwapConfig(SystemConfig):
     light_side: int = 12  # px to a side of the picture in which light is compared
     mask_until: int = 1_000  # steps in which the face mask learns where faces are
     adversarial_from: int = 1_000  # steps in which faces become sharp first: before, the discriminator wins at once
-    swapper_rate: float = 7e-4
+    swapper_rate: float = 1.5e-3
     mask_rate: float = 1e-3
     discriminator_rate: float = 5e-4
     seen_at: int = 128  # px to a side of the crops with another's identity that frozen networks are asked about
