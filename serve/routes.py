@@ -125,7 +125,9 @@ def _add_image_routes(app: APIRouter, service: Service, gate: Gate) -> None:
     }
     answer = _image_answer(service, gate)
 
-    @app.post("/process", **documented)
+    refused = {"responses": {**documented["responses"], **openapi.refusals(403)}}
+
+    @app.post("/process", **documented | refused)
     async def process(
         request: Request,
         steps: Steps,
@@ -182,7 +184,12 @@ def _add_image_routes(app: APIRouter, service: Service, gate: Gate) -> None:
         params = Params(strength, faces, boxes=parse_boxes(boxes), add=names[0], remove=names[1])
         return await answer(request, ["edit_attributes"], params, format, quality)
 
-    @app.post("/swap", **documented | {"openapi_extra": openapi.swap_body(service.settings)})
+    swapping = {
+        "openapi_extra": openapi.swap_body(service.settings),
+        "responses": {**documented["responses"], **openapi.refusals(403, 404)},
+    }
+
+    @app.post("/swap", **documented | swapping)
     async def swap(
         request: Request,
         strength: Strength = 1.0,

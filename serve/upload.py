@@ -108,10 +108,10 @@ async def _body(
 
 
 async def _of_form(request: Request, limits: Limits, max_photos: int, cover: Cover) -> Received:
-    most = (max_photos + 1) * limits.max_bytes + MULTIPART_OVERHEAD  # a donor's may come besides
+    most = max_photos * limits.max_bytes + MULTIPART_OVERHEAD  # a donor's photo is one of them
     body = _body(request, most, _too_large("form", most), lambda size: cover(min(size // limits.max_bytes, max_photos)))
     try:
-        form = await InMemoryForm(request.headers, body, limits.max_bytes, max_photos + 1).parse()
+        form = await InMemoryForm(request.headers, body, limits.max_bytes, max_photos).parse()
     except MultiPartException as error:
         raise RayfaceError(f"The form cannot be read: {error.message}", kind="bad-form") from error
     photos = [await field.read() for field in form.getlist("image") if isinstance(field, UploadFile)]
@@ -120,8 +120,6 @@ async def _of_form(request: Request, limits: Limits, max_photos: int, cover: Cov
         raise RayfaceError(
             f"The form has no field named image (it has: {names}); send the photo as image.", kind="bad-form"
         )
-    if len(photos) > max_photos:
-        raise RayfaceError(f"The form has {len(photos)} photos; send at most {max_photos}.", kind="bad-form")
     donors = [await field.read() for field in form.getlist("donor") if isinstance(field, UploadFile)]
     if len(donors) > 1:
         raise RayfaceError(f"The form has {len(donors)} fields named donor; send one.", kind="bad-form")

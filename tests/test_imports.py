@@ -26,6 +26,7 @@ LAYERS = (
         "evaluation.attribute_judge",
         "evaluation.attributes",
         "evaluation.beautification",
+        "evaluation.face_swap",
         "evaluation.facial_hair",
         "evaluation.gallery",
         "evaluation.generation",

@@ -41,7 +41,6 @@ from rayface.networks.parser import Parser, ParserConfig
 from rayface.networks.precision import as_served
 from rayface.networks.projected_discriminator import ProjectedDiscriminatorConfig
 from rayface.networks.recogniser import Recogniser, RecogniserConfig
-from rayface.records import ATTRIBUTE_ID
 from rayface.systems.base import (
     Batch,
     ExportView,
@@ -53,21 +52,15 @@ from rayface.systems.base import (
     SystemConfig,
     check_size,
 )
-from rayface.systems.constraints import FACE, divergence, share_of
+from rayface.systems.constraints import FACE, share_of
+from rayface.systems.face_swap_losses import attributes_term, moved_parts
 from rayface.systems.losses import detail_loss
 
 if TYPE_CHECKING:
     from rayface.data.dataset import FaceDataset
     from rayface.store import LoadedModel
 
-# What NetA should see as in the donor, and what as in the texture image: attributes of the inner face.
-OF_DONOR = (
-    "Male", "Young", "Arched_Eyebrows", "Bags_Under_Eyes", "Big_Lips", "Big_Nose", "Bushy_Eyebrows", "Heavy_Makeup",
-    "High_Cheekbones", "Narrow_Eyes", "Pointy_Nose", "Wearing_Lipstick", "5_o_Clock_Shadow", "Goatee", "Mustache",
-    "No_Beard", "Chubby",
-)  # fmt: skip
 AVERAGED = 1_000  # photos over which the recogniser's answers are averaged
-OF_TEXTURE = ("Smiling", "Mouth_Slightly_Open", "Eyeglasses", "Blurry")
 
 
 @dataclass(frozen=True)
@@ -288,9 +281,9 @@ class FaceSwap(System):
             "light": F.l1_loss(light[0], light[1]),
         }
         if "classifier" in state.frozen and config.losses.attributes > 0:
-            terms["attributes"] = _attributes(viewed, images, donors, state.frozen["classifier"])
+            terms["attributes"] = attributes_term(viewed, images, donors, state.frozen["classifier"])
         if "parser" in state.frozen and config.losses.parsing > 0:
-            terms["parsing"] = _moved_parts(made, images, state.frozen["parser"])
+            terms["parsing"] = moved_parts(made, images, state.frozen["parser"])
         return terms
 
     @staticmethod
@@ -368,26 +361,6 @@ def _base_recogniser() -> RecogniserConfig:
 def _own(values: Tensor, config: FaceSwapConfig) -> Tensor:
     """Of the faces that are given their own identity: the first of each pair, without cross-identity steps all."""
     return values[::2] if config.cross else values
-
-
-def _attributes(made: Tensor, texture: Tensor, donors: Tensor, classify: nn.Module) -> Tensor:
-    """How far NetA's answers on swapped faces are from those on donors and, of the expression, on the texture."""
-    with torch.no_grad():
-        of_donors, of_texture = classify(torch.cat([donors, texture])).float().sigmoid().chunk(2)
-    found = classify(made).float()
-    donor, texture_own = ([ATTRIBUTE_ID[name] for name in names] for names in (OF_DONOR, OF_TEXTURE))
-    return divergence(found[:, donor], of_donors[:, donor]) + divergence(
-        found[:, texture_own], of_texture[:, texture_own]
-    )
-
-
-def _moved_parts(made: Tensor, photos: Tensor, parser: nn.Module) -> Tensor:
-    """How far NetS' masks of swapped faces are from those of the texture image: pose and expression."""
-    with torch.no_grad():
-        wanted = parser(photos).float().log_softmax(1)
-    found = parser(made).float().log_softmax(1)
-    divergences = F.kl_div(found, wanted, log_target=True, reduction="none").sum(1)
-    return divergences.mean()
 
 
 @torch.inference_mode()

@@ -69,6 +69,7 @@ OUTPUTS = {
     "beauty": [["beautified"]],
     "facial_hair": [["changed"]] * 5,
     "attribute_editing": [["faces"], ["logits"]],
+    "face_swap": [["swapped"]],
 }
 
 
@@ -81,7 +82,9 @@ def test_every_system_is_exported_and_gives_the_same(system: str, exported: Expo
     for (name, view), written in zip(views.items(), done, strict=True):
         path = Path(written["file"])
         assert path.name == ("model.onnx" if len(views) == 1 else f"model-{name}.onnx")
-        pictures = torch.rand(5, 3, view.side, view.side, generator=torch.Generator().manual_seed(4)) * 2 - 1
+        pictures = (
+            torch.rand(5, view.channels, view.side, view.side, generator=torch.Generator().manual_seed(4)) * 2 - 1
+        )
         with torch.no_grad():
             wanted = view.network(pictures)
         wanted = [wanted] if isinstance(wanted, Tensor) else wanted
@@ -100,7 +103,7 @@ def test_every_system_is_exported_and_gives_the_same(system: str, exported: Expo
         picture = json.loads(said["picture"])
         assert (picture["layout"], picture["dtype"], picture["range"]) == ("NCHW", "float32", [-1.0, 1.0])
         size = json.loads(said["size"])
-        assert picture["shape"] == ["N", 3, size, size]
+        assert picture["shape"] == ["N", view.channels, size, size]
         assert size == ("any" if view.free_sides else view.side)
 
 

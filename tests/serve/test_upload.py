@@ -26,7 +26,7 @@ def read(
     max_photos: int = 3,
     cover: Cover = no_places,
 ) -> list[bytes]:
-    """`read_photos` of a request whose body comes in these chunks."""
+    """The photos of a request whose body comes in these chunks."""
     messages = ({"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks)
     taken = itertools.chain(messages, [{"type": "http.request", "body": b"", "more_body": False}])
 
@@ -35,7 +35,7 @@ def read(
 
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     request = Request({"type": "http", "method": "POST", "headers": raw}, receive)
-    return asyncio.run(read_photos(request, limits, max_photos, cover))
+    return asyncio.run(read_photos(request, limits, max_photos, cover)).photos
 
 
 def test_photo_of_a_plain_body() -> None:
