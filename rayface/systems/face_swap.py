@@ -67,9 +67,9 @@ AVERAGED = 1_000  # photos over which the recogniser's answers are averaged
 class FaceSwapLosses:
     pixel: float = 4.0  # of faces made again from themselves
     detail: float = 8.0
-    perceptual: float = 4.0
+    perceptual: float = 2.0
     adversarial: float = 0.15
-    identity: float = 6.0  # of swapped faces, to the donor
+    identity: float = 3.0  # of swapped faces, to the donor
     apart: float = 2.0  # no more alike to the texture's own person than strangers are
     attributes: float = 0.5  # NetA sees the donor's sex, brows, nose ..., and the texture's expression
     parsing: float = 8.0  # NetS sees the texture's eyes, nose and mouth where they were
@@ -88,12 +88,15 @@ class FaceSwapConfig(SystemConfig):
     discriminator: ProjectedDiscriminatorConfig = field(default_factory=ProjectedDiscriminatorConfig)
     losses: FaceSwapLosses = field(default_factory=FaceSwapLosses)
     cross: bool = True  # cross-identity steps; False: every face is made again from its own identity (E4 alone)
+    cross_from: int = (
+        1_200  # steps in which faces are only made again: who it is means little in what looks like nobody
+    )
     pair: bool = True  # the discriminator sees the texture image too (E4); False: the made one alone
     strangers: float = 0.2  # cosine of the recogniser up to which two people count as no more alike than strangers
     light_side: int = 12  # px to a side of the picture in which light is compared
     mask_until: int = 1_000  # steps in which the face mask learns where faces are
-    adversarial_from: int = 1_000  # steps in which faces become sharp first: before, the discriminator wins at once
-    swapper_rate: float = 1.5e-3
+    adversarial_from: int = 2_500  # steps in which faces become sharp first: before, the discriminator wins at once
+    swapper_rate: float = 1e-3
     mask_rate: float = 1e-3
     discriminator_rate: float = 5e-4
     seen_at: int = 128  # px to a side of the crops with another's identity that frozen networks are asked about
@@ -129,7 +132,7 @@ class FaceSwap(System):
     def config(self, preset: str) -> FaceSwapConfig:
         if preset == "tiny":
             return FaceSwapConfig(
-                size=64, steps=20, adversarial_from=2, checkpoint_every=10, sample_every=20, log_every=1,
+                size=64, steps=20, cross_from=2, adversarial_from=4, checkpoint_every=10, sample_every=20, log_every=1,
                 swapper=FaceSwapperConfig(32, 16, (16, 16), 1, 32, 16), face_mask=ParserConfig((8, 8), 1, 1),
                 discriminator=ProjectedDiscriminatorConfig(width=8), light_side=4,
                 recogniser=RecogniserConfig(96, (8, 16, 24), (8, 16, 24), (1, 1, 1), embedding=32),
@@ -199,7 +202,7 @@ class FaceSwap(System):
         warmup = min(100, config.steps // 10)
         return {
             "swapper": OptimizerSpec(
-                ("texture", "decoder"), config.swapper_rate, (0.5, 0.99), warmup_steps=warmup, decay="cosine"
+                ("texture", "decoder"), config.swapper_rate, (0.9, 0.99), warmup_steps=warmup, decay="cosine"
             ),
             "face_mask": OptimizerSpec(("face_mask",), config.mask_rate, (0.9, 0.99), decay="cosine"),
             "discriminator": OptimizerSpec(("discriminator",), config.discriminator_rate, (0.5, 0.99)),
@@ -233,8 +236,8 @@ class FaceSwap(System):
         """
         images = batch["image"]
         with torch.no_grad():
-            known = identities(networks, _own(images, state.config))
-        if state.config.cross:
+            known = identities(networks, _own(images, state))
+        if _crossing(state):
             known = known.repeat_interleave(2, 0)
         return draw(networks, images, known), known
 
@@ -242,10 +245,10 @@ class FaceSwap(System):
         losses, config, images = state.config.losses, state.config, batch["image"]
         drawn, wanted = self._swapped(batch, networks, state)
         shown = window(images, config.swapper.side)
-        terms = self._made_again(_own(drawn, config), _own(shown, config), state)
+        terms = self._made_again(_own(drawn, state), _own(shown, state), state)
         if losses.adversarial > 0 and state.step >= config.adversarial_from:
             terms["adversarial"] = F.softplus(-self._judged(batch, drawn, shown, networks, state)).mean()
-        if config.cross:
+        if _crossing(state):
             terms |= self._another(batch, drawn, wanted, networks, state)
         return torch.stack([getattr(losses, name) * term for name, term in terms.items()]).sum(), terms
 
@@ -292,9 +295,9 @@ class FaceSwap(System):
         look, judge, config = state.frozen["feature_network"], networks["discriminator"], state.config
         partners = None
         if config.pair:  # in another view: what goes together need not be equal
-            partners = look(view(_own(photos, config), _own(batch["other_view"], config)))
-        logits = [judge(partners, look(view(_own(made, config), _own(batch["view"], config))))]
-        if config.cross:
+            partners = look(view(_own(photos, state), _own(batch["other_view"], state)))
+        logits = [judge(partners, look(view(_own(made, state), _own(batch["view"], state))))]
+        if _crossing(state):
             logits.append(judge(None, look(view(made[1::2], batch["view"][1::2]))))
         return torch.cat(logits).float()
 
@@ -358,9 +361,13 @@ def _base_recogniser() -> RecogniserConfig:
     return Recognition().config("base").recogniser
 
 
-def _own(values: Tensor, config: FaceSwapConfig) -> Tensor:
+def _crossing(state: PhaseState) -> bool:
+    return state.config.cross and state.step >= state.config.cross_from
+
+
+def _own(values: Tensor, state: PhaseState) -> Tensor:
     """Of the faces that are given their own identity: the first of each pair, without cross-identity steps all."""
-    return values[::2] if config.cross else values
+    return values[::2] if _crossing(state) else values
 
 
 @torch.inference_mode()

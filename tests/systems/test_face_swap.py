@@ -147,7 +147,7 @@ def test_a_training_starts_from_the_average_of_its_photos(drawn_faces: str) -> N
 
 
 def test_of_a_pair_the_second_gets_the_first_ones_identity(drawn_faces: str) -> None:
-    training = start()
+    training = start("cross_from=0")
     batch = batch_of(training, drawn_faces)
     state = training.phase_state()
     _, given_to = FaceSwap._swapped(batch, training.networks, state)
@@ -174,7 +174,9 @@ def test_the_pair_discriminator_sees_both_pictures() -> None:
 def test_the_identity_loss_moves_the_decoder_towards_the_donor(drawn_faces: str) -> None:
     """Trained by nothing else, faces with another's identity come nearer to the donor than they were."""
     weights = ("pixel", "detail", "perceptual", "adversarial", "apart", "light")
-    training = start(*(f"losses.{name}=0" for name in weights), "losses.identity=10", "swapper_rate=0.003")
+    training = start(
+        *(f"losses.{name}=0" for name in weights), "losses.identity=10", "swapper_rate=0.003", "cross_from=0"
+    )
     nn.init.constant_(training.networks["face_mask"].head.bias, 20.0)  # type: ignore[union-attr, arg-type]
     batch = batch_of(training, drawn_faces)
     nearness = []
