@@ -33,6 +33,10 @@ COLUMNS = (
     "attributes",
     "embedding",
     "sharpness",
+    "swap_method",
+    "swap_texture",
+    "swap_donor",
+    "retouched_by",
     IDENTITY_INDEX,
 )
 _HOW_TO_GET = {
@@ -122,8 +126,9 @@ class FaceDataset:
         Gives for each of `columns`: image uint8 [N, 3, S, S]; mask and facial_hair_mask uint8 [N, S, S];
         landmarks float32 [N, 5, 2] in crop pixels; attributes int8 [N, 40] (1 yes, -1 no, 0 unknown); embedding
         float32 [N, D] of unit length; sharpness float32 [N], NaN where it was not measured; identity_index int64
-        [N], the place among the sorted identities of the chosen split, -1 where unknown; id,
-        identity, source and split as lists. Images are scaled with antialiasing, masks to the nearest.
+        [N], the place among the sorted identities of the chosen split, -1 where unknown; id, identity,
+        source, split, swap_method, swap_texture, swap_donor and retouched_by as lists.
+        Images are scaled with antialiasing, masks to the nearest.
 
         Raises RayfaceError for an unknown column, an index outside the dataset or a mask that is not there.
         """

@@ -35,6 +35,7 @@ SYSTEMS = {
     "beauty": "rayface.systems.beauty:Beauty",
     "facial_hair": "rayface.systems.facial_hair:FacialHair",
     "attribute_editing": "rayface.systems.attribute_editing:AttributeEditing",
+    "swap_detection": "rayface.systems.swap_detection:SwapDetection",
 }
 FOREIGN = {"foreign": "rayface.systems.foreign:Foreign"}  # networks of other projects: used, not trained here
 PRESETS = ("tiny", "small", "base")
