@@ -144,6 +144,11 @@ class FaceDataset:
             made[IDENTITY_INDEX] = torch.from_numpy(self.identity_index[np.asarray(indices, np.int64)])
         return {column: made[column] for column in columns}
 
+    def records(self, indices: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Some faces as they are stored: bytes of pictures and masks, lists, None where a column is empty."""
+        _check_columns(columns)
+        return [self._row(int(index), tuple(sorted(columns))) for index in indices]
+
     def _read_index(self, split: str | None, require: tuple[str, ...], share: float) -> None:
         ids, identities, locations = [], [], []
         for number, name in enumerate(self._shard_names):
