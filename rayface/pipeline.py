@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from rayface.store import ModelStore
     from rayface.systems.base import Step
 
+SWAPS = "detect_swap"  # the use of a model of swap_detection, which a store may lack; no step that a request may name
+
 
 @cache
 def photo_steps() -> frozenset[str]:
@@ -44,6 +46,7 @@ def default_models(steps: Sequence[str]) -> dict[str, str]:
     from rayface.systems.base import SYSTEMS, get_system
 
     known = {step: name for name in SYSTEMS if (step := get_system(name).step_name)}
+    del known[SWAPS]
     around = {use: known.pop(use) for use in ("detect", "parse")}  # no steps that a request may name
     chosen = {name: known[name] for name in check_steps(steps, known)}
     return chosen | around if face_steps(chosen) else chosen
@@ -52,13 +55,14 @@ def default_models(steps: Sequence[str]) -> dict[str, str]:
 def choose_models(store: "ModelStore", steps: Sequence[str], models: Mapping[str, str]) -> dict[str, str]:
     """`{stage: reference}` of what `steps` need, checked; `models` names others than the default.
 
-    The identity guard's recogniser, which a store may lack, is chosen by `guard.choose_guard`.
+    The identity guard's recogniser, which a store may lack, is chosen by `guard.choose_guard`, and what tells swapped
+    faces by `choose_swap_detector`.
 
     Raises RayfaceError: an unknown step, a stage that is not in use, a model that the store does not hold, whose terms
     it refuses, or that offers another step.
     """
     defaults = default_models(steps)
-    in_use = [*defaults, GUARD] if face_steps(defaults) else list(defaults)
+    in_use = [*defaults, GUARD, SWAPS] if face_steps(defaults) else list(defaults)
     for stage in models:
         if stage not in in_use:
             raise RayfaceError(f"models: {stage!r} is not in use; in use are {', '.join(in_use)}.")
@@ -66,6 +70,22 @@ def choose_models(store: "ModelStore", steps: Sequence[str], models: Mapping[str
     for stage, ref in refs.items():
         check_model(store, stage, ref)
     return refs
+
+
+def choose_swap_detector(store: "ModelStore", models: Mapping[str, str], licences: Sequence[str] = ()) -> str:
+    """The model that tells swapped faces: the one that `models` names, else the store's newest; "" where it has none.
+
+    `licences`: if given, a model under another one is passed over, unless it is named. Raises RayfaceError where the
+    named one cannot be it.
+    """
+    if SWAPS in models:
+        check_model(store, SWAPS, models[SWAPS])
+        return models[SWAPS]
+    try:
+        info = check_model(store, SWAPS, "swap_detection")
+    except RayfaceError:
+        return ""
+    return "" if licences and info.get("licence", "unstated") not in licences else "swap_detection"
 
 
 def check_model(store: "ModelStore", stage: str, ref: str) -> dict[str, Any]:

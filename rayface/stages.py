@@ -36,6 +36,16 @@ class Parser(Protocol):
     def masks(self, crops: Tensor) -> Tensor: ...
 
 
+class SwapJudge(Protocol):
+    """The step of swap detection: crops uint8 [N, 3, S, S] of its size -> probabilities float [N]."""
+
+    name: str
+    size: int
+    model: str
+
+    def judge(self, crops: Tensor) -> Tensor: ...
+
+
 class PhotoStep(Protocol):
     """A step on the whole photo: uint8 [3, H, W] -> uint8 [3, scale * H, scale * W]."""
 
@@ -275,6 +285,22 @@ def _masks(parser: Parser, crops: Tensor) -> Tensor:
     if masks.shape[-1] == crops.shape[-1]:
         return masks
     return interpolate(masks[:, None], crops.shape[-2:], mode="nearest-exact")[:, 0]
+
+
+def judge_swaps(judge: SwapJudge, works: Sequence[Work]) -> list[Work]:
+    """How likely each face of several photos, crops of one side, was swapped; returns new works."""
+    started = time.perf_counter()
+    crops = tensor(np.concatenate([work.crops for work in works]))
+    parts = [judge.judge(_resize(part, judge.size)) for part in crops.split(faces_together(judge)) if len(part)]
+    found = torch.cat(parts).numpy() if parts else np.zeros(0, np.float32)
+    results, first = [], 0
+    for work in works:
+        swapped = found[first : first + len(work.faces)]
+        first += len(work.faces)
+        timings = work.timings_ms | {judge.name: _since(started)}
+        models = work.models | {judge.name: judge.model}
+        results.append(dataclasses.replace(work, swapped=swapped, models=models, timings_ms=timings))
+    return results
 
 
 def fuse(photo: Photo, work: Work | None, steps: Sequence[str], unguarded: str = "") -> Result:

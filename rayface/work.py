@@ -221,10 +221,11 @@ class Work:
     """The faces of one photo between stages, as numpy: it travels through Ray, and may arrive read-only.
 
     `before`, `crops`: uint8 [N, 3, S, S] (S: see `stages.crop_size`), the photo's own and the current ones;
-    `matrices`: float32 [N, 2, 3], photo to crop pixels; `masks`: uint8 [N, S, S] once parsed; `faces`: N
-    reports; `others`: reports of faces that are left alone; `changed`: bool [N]; `match_colour`: only steps that
-    sharpen were applied, which have no business with colours, so that any shift of them is drift; `keep_identity`:
-    no step was applied that changes who is seen on purpose; `notes`: for the report.
+    `matrices`: float32 [N, 2, 3], photo to crop pixels; `masks`: uint8 [N, S, S] once parsed; `swapped`: float32 [N]
+    once judged, how likely each face was swapped; `faces`: N reports; `others`: reports of faces that are left alone;
+    `changed`: bool [N]; `match_colour`: only steps that sharpen were applied, which have no business with colours, so
+    that any shift of them is drift; `keep_identity`: no step was applied that changes who is seen on purpose; `notes`:
+    for the report.
     """
 
     width: int
@@ -238,6 +239,7 @@ class Work:
     match_colour: bool = True
     keep_identity: bool = True
     masks: np.ndarray | None = None
+    swapped: np.ndarray | None = None
     models: dict[str, str] = field(default_factory=dict)
     timings_ms: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
