@@ -93,7 +93,7 @@ def _separate(settings: Settings, refs: Mapping[str, str], side: int, unguarded:
     if GUARD in refs:
         guard = _model_stage(FaceGuard, "guard", settings, settings.guard, refs[GUARD]).bind(settings)
     if SWAPS in refs:
-        swaps = _model_stage(SwapDetector, "swap-detector", settings, settings.swaps, refs[SWAPS]).bind(settings)
+        swaps = _model_stage(SwapDetector, "swap_detector", settings, settings.swaps, refs[SWAPS]).bind(settings)
     fusion = _deploy(Fusion, "fusion", settings, settings.fusion).bind(settings, unguarded)
     return Stages(detector, steps, guard, parser, fusion, swaps)
 

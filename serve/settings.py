@@ -152,8 +152,8 @@ def preset(name: str) -> Settings:
         cpu = Stage(max_replicas=16, num_cpus=1, threads=1, max_batch=1)
         photo = dataclasses.replace(network, max_batch=1)
         return Settings(
-            ingress=cpu, detector=network, step=network, photo_step=photo, guard=network, parser=network, fusion=cpu,
-            max_in_flight=128, layout="separate",
+            ingress=cpu, detector=network, step=network, photo_step=photo, guard=network, parser=network, swaps=network,
+            fusion=cpu, max_in_flight=128, layout="separate",
         )  # fmt: skip
     raise RayfaceError(f"Unknown preset {name!r}; known: laptop, gpu.")
 
