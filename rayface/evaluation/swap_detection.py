@@ -80,9 +80,9 @@ def swap_report(judge: Judge, dataset: "FaceDataset", batch: int, limit: int | N
     """The report on a split of a set of swaps, or of plain faces, which are then all real; `limit` of each kind.
 
     `own`: the methods that the set holds; `unseen`: `blend`, on pairs of its real photos. Of each `auc`, `auc_jpeg70`,
-    `auc_half`, `baseline_auc` (less detail: swapped), `found` (share at THRESHOLD or above), `calibration_error`, and
-    `reliability` by tenths of the probability. `false_alarms`: the share of real photos that count as swapped, by
-    condition, and of those that a step only retouched, by its model.
+    `auc_half`, `baseline_auc` (less detail: swapped), `found` (share at THRESHOLD or above) and `calibration_error`;
+    `reliability`: their tables by tenths of the probability. `false_alarms`: the share of real photos that count as
+    swapped, by condition, and of those that a step only retouched, by its model.
     """
     kinds = _kinds(dataset, limit)
     real = kinds.pop(("real", ""), [])
@@ -99,14 +99,18 @@ def swap_report(judge: Judge, dataset: "FaceDataset", batch: int, limit: int | N
 
     scores = scored(real, stored)
     report: dict[str, Any] = {"real_photos": len(real), "own": {}, "unseen": {}, "false_alarms": {}}
+    report["reliability"] = {}
     for (kind, name), faces in kinds.items():
         if kind == "swap":
-            report["own"][name] = method_report(scored(faces, stored), scores)
+            fakes = scored(faces, stored)
+            report["own"][name] = method_report(fakes, scores)
+            report["reliability"][name] = reliability(*_together(fakes, scores))
     pairs = blend_pairs(real, dataset.identities)
     blends = scored(pairs, lambda some: jpeg(_blended(dataset, some), STORED_QUALITY))
     # encoded once more, as the blended ones are
     again = scored(real, lambda some: jpeg(stored(some), STORED_QUALITY))
     report["unseen"][UNSEEN] = method_report(blends, again)
+    report["reliability"][UNSEEN] = reliability(*_together(blends, again))
     for condition in CONDITIONS:
         report["false_alarms"]["_".join(filter(None, ("real", condition)))] = _alarms(scores[condition])
     for (kind, name), faces in kinds.items():
@@ -124,11 +128,14 @@ def method_report(fakes: dict[str, Array], real: dict[str, Array]) -> dict[str, 
         report["_".join(filter(None, ("auc", condition)))] = area(fakes[condition], real[condition])
     report["baseline_auc"] = area(-fakes["detail"], -real["detail"])
     report["found"] = bootstrap((fakes[""] >= THRESHOLD).astype(float))
-    probabilities = np.concatenate([fakes[""], real[""]])
-    swapped = np.concatenate([np.ones(len(fakes[""])), np.zeros(len(real[""]))])
-    report["calibration_error"] = calibration_error(probabilities, swapped)
-    report["reliability"] = reliability(probabilities, swapped)
+    report["calibration_error"] = calibration_error(*_together(fakes, real))
     return report
+
+
+def _together(fakes: dict[str, Array], real: dict[str, Array]) -> tuple[Array, Array]:
+    """Probabilities of faces as they are stored, and which of them were swapped (1, 0)."""
+    swapped = np.concatenate([np.ones(len(fakes[""])), np.zeros(len(real[""]))])
+    return np.concatenate([fakes[""], real[""]]), swapped
 
 
 def area(fakes: Array, real: Array) -> dict[str, Any]:
