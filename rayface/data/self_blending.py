@@ -17,7 +17,7 @@ from rayface.data.degradation import jpeg
 from rayface.imaging.blended_swap import face_distance
 from rayface.imaging.filters import gaussian_blur, recolour
 
-RATIOS = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)  # how much of the copy is seen, as the paper has it
+RATIOS = (0.5, 0.75, 1.0, 1.0, 1.0, 1.0)  # how much of the copy is seen; the paper begins at 0.25
 REFERENCE = 256  # lengths in pixels are for crops of this side
 
 
@@ -52,7 +52,7 @@ def face_part(landmarks: Tensor, side: int, random: np.random.Generator) -> Tens
     """A soft mask float [S, S] in [0, 1] of a face or of part of it, with a crooked edge. Landmarks float [5, 2]."""
     distance = face_distance(landmarks[None], side)
     wobble = _noise(side, int(random.integers(3, 9)), random)[:1]
-    mask = (distance + random.uniform(0.05, 0.25) * wobble < random.uniform(0.6, 1.05)).float()
+    mask = (distance + random.uniform(0.05, 0.25) * wobble < random.uniform(0.7, 1.1)).float()
     kind = random.random()
     if kind < 0.3:  # cut off above or below a line through the face
         middle = landmarks.double().mean(0)
@@ -92,13 +92,13 @@ def _softened(images: Tensor, random: np.random.Generator) -> Tensor:
 def _moved(images: Tensor, random: np.random.Generator) -> Tensor:
     """Shifted, turned, scaled and bent a little: features that do not quite fit."""
     side = images.shape[-1]
-    angle, scales = random.normal(0, 0.03), np.exp(random.normal(0, 0.03, 2))
-    shift = random.normal(0, 0.02, 2)  # of the half side
+    angle, scales = random.normal(0, 0.04), np.exp(random.normal(0, 0.05, 2))
+    shift = random.normal(0, 0.025, 2)  # of the half side
     turn = [[scales[0] * math.cos(angle), -math.sin(angle)], [math.sin(angle), scales[1] * math.cos(angle)]]
     matrix = torch.tensor([[*turn[0], shift[0]], [*turn[1], shift[1]]], dtype=torch.float32)
     grid = F.affine_grid(matrix[None], [1, 3, side, side], align_corners=False)
     bend = _noise(side, int(random.integers(3, 7)), random)
-    grid = grid + random.uniform(0, 0.035) * bend.movedim(0, -1)[None]
+    grid = grid + random.uniform(0, 0.05) * bend.movedim(0, -1)[None]
     return F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False).clamp(-1, 1)
 
 

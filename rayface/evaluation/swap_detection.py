@@ -79,10 +79,10 @@ def detail(crops: Tensor) -> Array:
 def swap_report(judge: Judge, dataset: "FaceDataset", batch: int, limit: int | None = None) -> dict[str, Any]:
     """The report on a split of a set of swaps, or of plain faces, which are then all real; `limit` of each kind.
 
-    `own`: the methods that the set holds; `unseen`: `blend`, on pairs of its real photos. Of each `auc`, `auc_jpeg70`,
-    `auc_half`, `baseline_auc` (less detail: swapped), `found` (share at THRESHOLD or above) and `calibration_error`;
-    `reliability`: their tables by tenths of the probability. `false_alarms`: the share of real photos that count as
-    swapped, by condition, and of those that a step only retouched, by its model.
+    `own`: the methods that the set holds, but `blend`; `unseen`: `blend`, on pairs of its real photos. Of each `auc`,
+    `auc_jpeg70`, `auc_half`, `baseline_auc` (less detail: swapped), `found` (share at THRESHOLD or above) and
+    `calibration_error`; `reliability`: their tables by tenths of the probability. `false_alarms`: the share of real
+    photos that count as swapped, by condition, and of those that a step only retouched, by its model.
     """
     kinds = _kinds(dataset, limit)
     real = kinds.pop(("real", ""), [])
@@ -101,7 +101,7 @@ def swap_report(judge: Judge, dataset: "FaceDataset", batch: int, limit: int | N
     report: dict[str, Any] = {"real_photos": len(real), "own": {}, "unseen": {}, "false_alarms": {}}
     report["reliability"] = {}
     for (kind, name), faces in kinds.items():
-        if kind == "swap":
+        if kind == "swap" and name != UNSEEN:
             fakes = scored(faces, stored)
             report["own"][name] = method_report(fakes, scores)
             report["reliability"][name] = reliability(*_together(fakes, scores))
