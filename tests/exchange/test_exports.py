@@ -69,6 +69,7 @@ OUTPUTS = {
     "beauty": [["beautified"]],
     "facial_hair": [["changed"]] * 5,
     "attribute_editing": [["faces"], ["logits"]],
+    "swap_detection": [["logits"]],
 }
 
 
