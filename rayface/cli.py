@@ -12,6 +12,7 @@ from rayface.data.cli import app as data_app
 from rayface.data.cli import tell
 from rayface.errors import RayfaceError
 from rayface.labelling.cli import label as data_label
+from rayface.swapping.cli import swaps as data_swaps
 
 app = typer.Typer(
     name="rayface",
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="The model store: list, show, promote, import, export.", no_args_is_help=True)
 data_app.command("label")(data_label)
+data_app.command("swaps")(data_swaps)
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 

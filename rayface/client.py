@@ -154,6 +154,10 @@ class Client:
         """A mask of class ids (`mask_png`, base64) of each face's crop, and the matrix from photo to crop."""
         return self._post("/v1/parse", [photo]).json()
 
+    def detect_swap(self, photo: Photo) -> Json:
+        """As `detect`, and of each face the probability that it was `swapped`; `threshold`: from which on it counts."""
+        return self._post("/v1/detect-swap", [photo]).json()
+
     def submit(self, photos: Photo | Sequence[Photo], steps: str | Iterable[str], **options: Any) -> Job:
         """As `process` or `process_many`, but as a job: returns as soon as the service has the photos.
 

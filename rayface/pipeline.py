@@ -21,11 +21,13 @@ from rayface.stages import (
     Detector,
     Parser,
     PhotoStep,
+    SwapJudge,
     crop_size,
     detect_faces,
     donor_of,
     enlarge,
     fuse,
+    judge_swaps,
     parse_faces,
     run_step,
 )
@@ -34,6 +36,9 @@ from rayface.work import MAX_OUTPUT_MEGAPIXELS, Params, Photo, Result, check_ask
 if TYPE_CHECKING:
     from rayface.store import ModelStore
     from rayface.systems.base import Step
+
+SWAP = "swap"  # the step whose every result the swap detector judges
+SWAPS = "detect_swap"  # the use of a model of swap_detection, which a store may lack; no step that a request may name
 
 
 @cache
@@ -57,6 +62,7 @@ def default_models(steps: Sequence[str]) -> dict[str, str]:
     from rayface.systems.base import SYSTEMS, get_system
 
     known = {step: name for name in SYSTEMS if (step := get_system(name).step_name)}
+    del known[SWAPS]
     around = {use: known.pop(use) for use in ("detect", "parse")}  # no steps that a request may name
     chosen = {name: known[name] for name in check_steps(steps, known)}
     return chosen | around if face_steps(chosen) else chosen
@@ -65,13 +71,14 @@ def default_models(steps: Sequence[str]) -> dict[str, str]:
 def choose_models(store: "ModelStore", steps: Sequence[str], models: Mapping[str, str]) -> dict[str, str]:
     """`{stage: reference}` of what `steps` need, checked; `models` names others than the default.
 
-    The identity guard's recogniser, which a store may lack, is chosen by `guard.choose_guard`.
+    The identity guard's recogniser, which a store may lack, is chosen by `guard.choose_guard`, and what tells swapped
+    faces by `choose_swap_detector`.
 
     Raises RayfaceError: an unknown step, a stage that is not in use, a model that the store does not hold, whose terms
     it refuses, or that offers another step.
     """
     defaults = default_models(steps)
-    in_use = [*defaults, GUARD] if face_steps(defaults) else list(defaults)
+    in_use = [*defaults, GUARD, SWAPS] if face_steps(defaults) else list(defaults)
     for stage in models:
         if stage not in in_use:
             raise RayfaceError(f"models: {stage!r} is not in use; in use are {', '.join(in_use)}.")
@@ -79,6 +86,22 @@ def choose_models(store: "ModelStore", steps: Sequence[str], models: Mapping[str
     for stage, ref in refs.items():
         check_model(store, stage, ref)
     return refs
+
+
+def choose_swap_detector(store: "ModelStore", models: Mapping[str, str], licences: Sequence[str] = ()) -> str:
+    """The model that tells swapped faces: the one that `models` names, else the store's newest; "" where it has none.
+
+    `licences`: if given, a model under another one is passed over, unless it is named. Raises RayfaceError where the
+    named one cannot be it.
+    """
+    if SWAPS in models:
+        check_model(store, SWAPS, models[SWAPS])
+        return models[SWAPS]
+    try:
+        info = check_model(store, SWAPS, "swap_detection")
+    except RayfaceError:
+        return ""
+    return "" if licences and info.get("licence", "unstated") not in licences else "swap_detection"
 
 
 def check_model(store: "ModelStore", stage: str, ref: str) -> dict[str, Any]:
@@ -107,7 +130,7 @@ class Pipeline:
     """All stages in one process: what the service distributes, and what `rayface apply` runs.
 
     `detector` and `parser` may be None where all `steps` are for whole photos. `guard` None: identities are not
-    compared; `unguarded` says why, for the report.
+    compared; `unguarded` says why, for the report. `swap_judge` None: nothing says how likely swapped faces were.
     """
 
     def __init__(
@@ -119,6 +142,7 @@ class Pipeline:
         max_output_megapixels: float = MAX_OUTPUT_MEGAPIXELS,
         guard: Guard | None = None,
         unguarded: str = "",
+        swap_judge: SwapJudge | None = None,
     ) -> None:
         self.detector = detector
         self.steps: dict[str, Any] = dict(steps)
@@ -127,6 +151,7 @@ class Pipeline:
         self.max_faces = max_faces
         self.max_output_megapixels = max_output_megapixels
         self.guard, self.unguarded = guard, unguarded
+        self.swap_judge = swap_judge
 
     @classmethod
     def from_store(
@@ -153,7 +178,15 @@ class Pipeline:
             recogniser, unguarded = choose_guard(store, models, identity_guard, similarity_threshold)
             if recogniser:
                 guard = Guard.load(store, recogniser, identity_guard, similarity_threshold, device)
-        return cls(made.pop("detect", None), made, made.pop("parse", None), guard=guard, unguarded=unguarded)
+        judge = choose_swap_detector(store, models) if SWAP in steps else ""
+        return cls(
+            made.pop("detect", None),
+            made,
+            made.pop("parse", None),
+            guard=guard,
+            unguarded=unguarded,
+            swap_judge=load_step(store, judge, device) if judge else None,
+        )
 
     def donor_crop(self, data: bytes) -> np.ndarray:
         """The largest face of an image file, uint8 [3, S, S]. Raises RayfaceError for a bad one and for none."""
@@ -186,5 +219,7 @@ class Pipeline:
                     works = run_step(self.steps[name], works, [checked])
                 if self.guard is not None:
                     works = guard_faces(self.guard, works)
+                if SWAP in names and self.swap_judge is not None:
+                    works = judge_swaps(self.swap_judge, works)
                 (work,) = parse_faces(self.parser, works)
             return fuse(current, work, names, self.unguarded)

@@ -107,6 +107,10 @@ FACE_SCHEMA = pa.schema(
         pa.field("attributes", pa.list_(pa.int8(), 40)),  # 1 yes, -1 no, 0 unknown, ATTRIBUTES order
         pa.field("embedding", pa.list_(pa.float32())),  # of a recogniser, unit length; dataset.json says which
         pa.field("sharpness", pa.float32()),  # imaging.quality.face_sharpness
+        pa.field("swap_method", pa.string()),  # null: nobody's face was swapped; else one of swapping.methods.METHODS
+        pa.field("swap_texture", pa.string()),  # id of the photo that the face was put into, in the set it came from
+        pa.field("swap_donor", pa.string()),  # id of the photo that shows who it is now
+        pa.field("retouched_by", pa.string()),  # null: as photographed; else the model (name@version) that changed it
     ],
     metadata=schema_metadata(),
 )

@@ -37,6 +37,16 @@ class Parser(Protocol):
     def masks(self, crops: Tensor) -> Tensor: ...
 
 
+class SwapJudge(Protocol):
+    """The step of swap detection: crops uint8 [N, 3, S, S] of its size -> probabilities float [N]."""
+
+    name: str
+    size: int
+    model: str
+
+    def judge(self, crops: Tensor) -> Tensor: ...
+
+
 class PhotoStep(Protocol):
     """A step on the whole photo: uint8 [3, H, W] -> uint8 [3, scale * H, scale * W]."""
 
@@ -284,6 +294,24 @@ def _masks(parser: Parser, crops: Tensor) -> Tensor:
     if masks.shape[-1] == crops.shape[-1]:
         return masks
     return interpolate(masks[:, None], crops.shape[-2:], mode="nearest-exact")[:, 0]
+
+
+def judge_swaps(judge: SwapJudge, works: Sequence[Work]) -> list[Work]:
+    """How likely each face of several photos, crops of one side, was swapped; returns new works."""
+    started = time.perf_counter()
+    crops = tensor(np.concatenate([work.crops for work in works]))
+    parts = [judge.judge(_resize(part, judge.size)) for part in crops.split(faces_together(judge)) if len(part)]
+    found = torch.cat(parts).numpy() if parts else np.zeros(0, np.float32)
+    results, first = [], 0
+    for work in works:
+        judged = found[first : first + len(work.faces)].tolist()
+        first += len(work.faces)
+        pairs = zip(work.faces, judged, strict=True)
+        faces = [dataclasses.replace(face, swapped=round(probability, 4)) for face, probability in pairs]
+        timings = work.timings_ms | {judge.name: _since(started)}
+        models = work.models | {judge.name: judge.model}
+        results.append(dataclasses.replace(work, faces=faces, models=models, timings_ms=timings))
+    return results
 
 
 def fuse(photo: Photo, work: Work | None, steps: Sequence[str], unguarded: str = "") -> Result:

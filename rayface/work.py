@@ -188,6 +188,8 @@ class FaceReport:
     # By the identity guard: cosine of the photo's own face and what the steps made of it; None: not compared.
     similarity: float | None = None
     kept: float = 1.0  # share of the steps' change that the guard let through
+    # By the swap detector, where a step swaps or it was asked: how likely this face was swapped; None: not judged.
+    swapped: float | None = None
 
 
 @dataclass

@@ -15,8 +15,17 @@ from ray.serve.schema import LoggingConfig
 
 from rayface.guard import STAGE as GUARD
 from rayface.guard import choose_guard
+from rayface.pipeline import SWAPS
 from rayface.terms import commercial_only
-from serve.deployments import FaceDetector, FaceGuard, FaceParser, Fusion, PhotoStepRunner, StepRunner
+from serve.deployments import (
+    FaceDetector,
+    FaceGuard,
+    FaceParser,
+    Fusion,
+    PhotoStepRunner,
+    StepRunner,
+    SwapDetector,
+)
 from serve.graph import Graph, OneReplica, Stages
 from serve.ingress import Ingress
 from serve.keys import keys_from_environment
@@ -71,34 +80,41 @@ def _together(settings: Settings, refs: Mapping[str, str], side: int, unguarded:
     deployment = _deploy(Together, "stages", settings, settings.together, refs)
     # Batches collect within the replica: as many photos as an ingress replica lets in at a time keep it busy.
     deployment = deployment.options(max_ongoing_requests=settings.max_in_flight + settings.max_running_jobs)
-    return OneReplica(deployment.bind(settings, refs, side, unguarded), "detect" in refs)
+    return OneReplica(deployment.bind(settings, refs, side, unguarded), "detect" in refs, SWAPS in refs)
 
 
 def _separate(settings: Settings, refs: Mapping[str, str], side: int, unguarded: str) -> Graph:
     steps = {name: _step(name, settings, refs[name]).bind(settings, name) for name in settings.steps}
-    detector = parser = guard = None  # steps on whole photos need none of them
+    detector = parser = guard = swaps = None  # steps on whole photos need none of them
     if "detect" in refs:
         finder = _model_stage(FaceDetector, "detector", settings, settings.detector, refs["detect"])
         detector = finder.bind(settings, side)
         parser = _model_stage(FaceParser, "parser", settings, settings.parser, refs["parse"]).bind(settings)
     if GUARD in refs:
         guard = _model_stage(FaceGuard, "guard", settings, settings.guard, refs[GUARD]).bind(settings)
+    if SWAPS in refs:
+        swaps = _model_stage(SwapDetector, "swap_detector", settings, settings.swaps, refs[SWAPS]).bind(settings)
     fusion = _deploy(Fusion, "fusion", settings, settings.fusion).bind(settings, unguarded)
-    return Stages(detector, steps, guard, parser, fusion)
+    return Stages(detector, steps, guard, parser, fusion, swaps)
 
 
 def resolve_models(settings: Settings) -> dict[str, str]:
-    """`{step, "detect" or "parse": name@version}` of what the steps need; several with shares, see `parse_shares`.
+    """`{step, "detect", "parse" ...: name@version}` of what the steps need; several with shares, see `parse_shares`.
+
+    Services that look at faces also tell swapped ones, where the store has a model for it.
 
     One version for all replicas, whatever is promoted meanwhile.
     """
-    from rayface.pipeline import choose_models
+    from rayface.pipeline import choose_models, choose_swap_detector
     from rayface.store import open_store
 
     named = {use: parse_shares(text) for use, text in settings.models.items()}
     first = {use: next(iter(shares)) for use, shares in named.items()}
     store = open_store(settings.store, settings.commercial_only)
-    wanted = {use: named.get(use, {ref: 1.0}) for use, ref in choose_models(store, settings.steps, first).items()}
+    chosen = choose_models(store, settings.steps, first)
+    if "detect" in chosen and (swaps := choose_swap_detector(store, first, settings.allowed_licences)):
+        chosen[SWAPS] = swaps
+    wanted = {use: named.get(use, {ref: 1.0}) for use, ref in chosen.items()}
     return {use: join_pinned(settings, use, shares) for use, shares in wanted.items()}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from rayface.guard import STAGE as GUARD
 from rayface.imaging.codec import Limits
+from rayface.pipeline import SWAPS
 from rayface.work import Params, Photo, Work
 from serve.batching import Batcher
 from serve.models import Models, photo_key, pinned, work_key
@@ -211,6 +212,21 @@ class FaceParser(ModelStage):
             return parse_faces(parser, works, every)
 
         return self.models.run(items, lambda item: work_key(item[0]), parse)
+
+
+class SwapDetector(ModelStage):
+    """Works -> works that say of every face how likely it was swapped."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, settings.swaps, SWAPS)
+
+    async def __call__(self, work: Work) -> Work:
+        return await self.batcher(work)
+
+    def run(self, items: list[Work]) -> Sequence[Work]:
+        from rayface.stages import judge_swaps
+
+        return self.models.run(items, work_key, judge_swaps)
 
 
 class Fusion(BatchedStage):

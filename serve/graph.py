@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from rayface.guard import STAGE as GUARD
 from rayface.imaging.codec import Limits
-from rayface.pipeline import face_steps, photo_steps
+from rayface.pipeline import SWAP, SWAPS, face_steps, photo_steps
 from rayface.work import Params
 
 Call = Callable[[], Sequence[Any]]
@@ -27,11 +27,16 @@ class Graph(Protocol):
     @property
     def finds_faces(self) -> bool: ...
 
+    @property
+    def finds_swaps(self) -> bool: ...
+
     def process(self, photo: Any, steps: list[str], params: Params, format: str, quality: int) -> list[Any]: ...
 
     def detect(self, photo: Any) -> list[Any]: ...
 
     def parse(self, photo: Any) -> list[Any]: ...
+
+    def detect_swap(self, photo: Any) -> list[Any]: ...
 
     async def serving(self, ask: Ask) -> dict[str, dict[str, str]]:
         """`{use: what ModelStage.serving tells}`; `ask` waits for the answer of calls."""
@@ -41,7 +46,7 @@ class Graph(Protocol):
 @dataclass(frozen=True)
 class Stages:
     """The stages one by one, as Ray Serve handles or `Local` ones. `detector`, `parser` None: no step is about faces;
-    `guard` None: identities are not compared.
+    `guard` None: identities are not compared; `swaps` None: no model tells swapped faces.
     """
 
     detector: Any
@@ -49,10 +54,15 @@ class Stages:
     guard: Any
     parser: Any
     fusion: Any
+    swaps: Any = None
 
     @property
     def finds_faces(self) -> bool:
         return self.detector is not None
+
+    @property
+    def finds_swaps(self) -> bool:
+        return self.swaps is not None
 
     async def taken(self, data: bytes, limits: Limits) -> Any:
         import ray
@@ -74,6 +84,8 @@ class Stages:
                 chain.append(self.steps[name].remote(chain[-1], params))
             if self.guard is not None:
                 chain.append(self.guard.remote(chain[-1]))
+            if SWAP in steps and self.swaps is not None:
+                chain.append(self.swaps.remote(chain[-1]))
             work = self.parser.remote(chain[-1])
             chain.append(work)
         return [*chain, self.fusion.remote(photo, work, steps, format, quality)]
@@ -85,9 +97,13 @@ class Stages:
         detected = self.detector.remote(photo, Params())
         return [detected, self.parser.remote(detected, True)]
 
+    def detect_swap(self, photo: Any) -> list[Any]:
+        detected = self.detector.remote(photo, Params())
+        return [detected, self.swaps.remote(detected)]
+
     def models(self) -> dict[str, Any]:
         """The stages that have models, by use."""
-        stages = {"detect": self.detector, **self.steps, "parse": self.parser, GUARD: self.guard}
+        stages = {"detect": self.detector, **self.steps, "parse": self.parser, GUARD: self.guard, SWAPS: self.swaps}
         return {use: stage for use, stage in stages.items() if stage is not None}
 
     async def serving(self, ask: Ask) -> dict[str, dict[str, str]]:
@@ -102,6 +118,7 @@ class OneReplica:
 
     together: Any
     finds_faces: bool
+    finds_swaps: bool = False
 
     async def taken(self, data: bytes, limits: Limits) -> bytes:
         return data
@@ -114,6 +131,9 @@ class OneReplica:
 
     def parse(self, photo: Any) -> list[Any]:
         return [self.together.parse.remote(photo)]
+
+    def detect_swap(self, photo: Any) -> list[Any]:
+        return [self.together.detect_swap.remote(photo)]
 
     async def serving(self, ask: Ask) -> dict[str, dict[str, str]]:
         return dict(await ask(partial(_only, self.together.serving)))

@@ -83,6 +83,18 @@ class Ingress:
         work = await self._result(lambda: self._graph.parse(photo))
         return await asyncio.to_thread(_parsed, work)
 
+    async def detect_swap(self, data: bytes) -> Json:
+        self._check_faces_served()
+        if not self._graph.finds_swaps:
+            raise RayfaceError(
+                "This service does not tell swapped faces: its model store has no model of swap_detection. Train one "
+                "with `rayface train swap_detection`, or name one in settings.models as detect_swap.",
+                status=404,
+                kind="not-served",
+            )
+        photo = await self._taken(data)
+        return swaps_told(await self._result(lambda: self._graph.detect_swap(photo)))
+
     async def keep_report(self, identifier: str, report: Json) -> None:
         self._reports.put.remote(identifier, report)  # on its way when the answer goes; no answer waits for it
 
@@ -193,6 +205,16 @@ def _parsed(work: Work) -> Json:
         face["mask_png"] = base64.b64encode(encode_mask(torch.from_numpy(mask.copy()))).decode()
         face["matrix"] = matrix.tolist()
     return {**answer, "crop_size": work.crops.shape[-1], "classes": list(PARSING_CLASSES)}
+
+
+def swaps_told(work: Work) -> Json:
+    """What /v1/detect-swap says of a judged work; faces beyond `max_faces` are not judged."""
+    from rayface.evaluation.swap_detection import THRESHOLD
+
+    answer = _faces(work)
+    for face, report in zip(answer["faces"], work.faces, strict=False):
+        face["swapped"] = report.swapped
+    return {**answer, "threshold": THRESHOLD}
 
 
 def model_list(settings: Settings, refs: Mapping[str, str]) -> list[Json]:

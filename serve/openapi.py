@@ -112,6 +112,22 @@ class Parsed(TypedDict):
     classes: list[str]
 
 
+class JudgedFace(Face):
+    """`swapped`: probability, of 0 to 1, that this is not the face that was photographed; of the first `max_faces`."""
+
+    swapped: NotRequired[float]
+
+
+class SwapsDetected(TypedDict):
+    """From `threshold` on a face counts as swapped; `models` names the version that says so, as `detect_swap`."""
+
+    width: int
+    height: int
+    models: dict[str, str]
+    faces: list[JudgedFace]
+    threshold: float
+
+
 class Models(TypedDict):
     models: list[dict[str, Any]]
 

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Respons
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from rayface.errors import RayfaceError
+from rayface.pipeline import SWAP
 from rayface.records import FACIAL_HAIR
 from rayface.work import Params, check_asked, check_params, check_steps, parse_boxes, parse_names
 from serve import openapi, problems
@@ -25,7 +26,6 @@ from serve.negotiation import wanted, wants_job
 from serve.settings import Settings
 from serve.upload import check_photo, receive
 
-SWAP = "swap"
 PAGES = {"/": "page.html", "/docs": "docs.html"}
 FACE_STEPS = {
     "enhance": "Make the faces of photos clearer.",
@@ -72,6 +72,7 @@ class Service(Protocol):
     ) -> tuple[bytes, Json]: ...
     async def detect(self, data: bytes) -> Json: ...
     async def parse(self, data: bytes) -> Json: ...
+    async def detect_swap(self, data: bytes) -> Json: ...
     async def keep_report(self, identifier: str, report: Json) -> None: ...
     async def report(self, identifier: str) -> Json | None: ...
     async def submit(self, request: JobRequest) -> Json: ...
@@ -316,6 +317,11 @@ def _add_face_routes(app: APIRouter, service: Service, gate: Gate) -> None:
     async def parse(request: Request) -> JSONResponse:
         """A mask of class ids (PNG, base64) of each face's crop, and the matrix from photo to crop."""
         return await answer(request, service.parse)
+
+    @app.post("/detect-swap", **documented(openapi.SwapsDetected))
+    async def detect_swap(request: Request) -> JSONResponse:
+        """How likely each face in photos was swapped for somebody else's; where the service has a model for it."""
+        return await answer(request, service.detect_swap)
 
 
 def _add_json_routes(app: APIRouter, service: Service) -> None:

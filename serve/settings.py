@@ -14,7 +14,15 @@ from serve.jobs import JobLimits
 from serve.keys import check_digests
 
 LAYOUTS = ("together", "separate")
-STAGES = ("detector", "step", "photo_step", "guard", "parser", "fusion")  # settings of a photo's way, each a `Stage`
+STAGES = (
+    "detector",
+    "step",
+    "photo_step",
+    "guard",
+    "parser",
+    "swaps",
+    "fusion",
+)  # settings of a photo's way, each a `Stage`
 MOST_THREADS = 4  # more hardly make a network faster on crops of 256 px
 
 
@@ -54,7 +62,8 @@ class Settings:
     # "together": a photo's whole way in one replica, which is fastest where all stages share the same cores or GPU;
     # "separate": a deployment for every stage, each with replicas of its own
     layout: str = "together"
-    # step (or "detect", "parse", "identify") -> name, name@version, or "name@3=0.9, name@4=0.1": shares of the photos
+    # step (or "detect", "parse", "identify", "detect_swap") -> name, name@version, or "name@3=0.9, name@4=0.1": shares
+    # of the photos
     models: dict[str, str] = field(default_factory=dict)
     identity_guard: str = "blend"  # or "skip", "off": what becomes of a change that shows somebody else
     similarity_threshold: float | None = None  # cosine below which it does; none: the recogniser's own
@@ -83,6 +92,7 @@ class Settings:
     photo_step: Stage = Stage(max_batch=1)  # every whole-photo step's own deployment
     guard: Stage = Stage()
     parser: Stage = Stage()
+    swaps: Stage = Stage()  # what tells swapped faces, where the store has a model for it
     fusion: Stage = Stage(max_batch=1)  # nothing to gain from waiting for others
 
     def __post_init__(self) -> None:
@@ -142,8 +152,8 @@ def preset(name: str) -> Settings:
         cpu = Stage(max_replicas=16, num_cpus=1, threads=1, max_batch=1)
         photo = dataclasses.replace(network, max_batch=1)
         return Settings(
-            ingress=cpu, detector=network, step=network, photo_step=photo, guard=network, parser=network, fusion=cpu,
-            max_in_flight=128, layout="separate",
+            ingress=cpu, detector=network, step=network, photo_step=photo, guard=network, parser=network, swaps=network,
+            fusion=cpu, max_in_flight=128, layout="separate",
         )  # fmt: skip
     raise RayfaceError(f"Unknown preset {name!r}; known: laptop, gpu.")
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from rayface.guard import STAGE as GUARD
-from rayface.pipeline import photo_steps
+from rayface.pipeline import SWAPS, photo_steps
 from rayface.work import Params, Photo, Work
 from serve.deployments import (
     BatchedStage,
@@ -22,6 +22,7 @@ from serve.deployments import (
     ModelStage,
     PhotoStepRunner,
     StepRunner,
+    SwapDetector,
     decoded,
 )
 from serve.graph import Local, Stages
@@ -42,7 +43,7 @@ class Together:
     def __init__(self, settings: Settings, refs: Mapping[str, str], side: int, unguarded: str) -> None:
         self._refs, self._limits, self._refused = dict(refs), settings.limits, ""
         settings = _all_on(settings, settings.together)
-        uses = ("detect", *settings.steps, "parse", GUARD)
+        uses = ("detect", *settings.steps, "parse", GUARD, SWAPS)
         self._models = {use: _stage(settings, use, side) for use in uses if use in refs}
         fusion = Fusion(settings, unguarded)
         own = settings.together
@@ -53,10 +54,10 @@ class Together:
         stages: list[BatchedStage] = [*self._models.values(), fusion]
         for stage in stages:
             stage.join(self._cores, turns)
-        around = {use: self._models.get(use) for use in ("detect", GUARD, "parse")}
+        around = {use: self._models.get(use) for use in ("detect", GUARD, "parse", SWAPS)}
         local: dict[str, Any] = {use: Local(stage) if stage else None for use, stage in around.items()}
         steps = {use: Local(stage) for use, stage in self._models.items() if use not in around}
-        self._graph = Stages(local["detect"], steps, local[GUARD], local["parse"], Local(fusion))
+        self._graph = Stages(local["detect"], steps, local[GUARD], local["parse"], Local(fusion), local[SWAPS])
 
     async def reconfigure(self, config: Mapping[str, str]) -> None:
         """Serve the models of `config`, by use, and for other uses those that the replica started with."""
@@ -85,6 +86,11 @@ class Together:
             work: Work = await self._graph.parse(await self._decoded(data))[-1]
         return work
 
+    async def detect_swap(self, data: bytes) -> Work:
+        async with self._place():
+            work: Work = await self._graph.detect_swap(await self._decoded(data))[-1]
+        return work
+
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
         """Among the photos that are worked on."""
@@ -111,6 +117,8 @@ def _stage(settings: Settings, use: str, side: int) -> ModelStage:
         return FaceParser(settings)
     if use == GUARD:
         return FaceGuard(settings)
+    if use == SWAPS:
+        return SwapDetector(settings)
     return (PhotoStepRunner if use in photo_steps() else StepRunner)(settings, use)
 
 

@@ -33,6 +33,10 @@ COLUMNS = (
     "attributes",
     "embedding",
     "sharpness",
+    "swap_method",
+    "swap_texture",
+    "swap_donor",
+    "retouched_by",
     IDENTITY_INDEX,
 )
 _HOW_TO_GET = {
@@ -122,8 +126,9 @@ class FaceDataset:
         Gives for each of `columns`: image uint8 [N, 3, S, S]; mask and facial_hair_mask uint8 [N, S, S];
         landmarks float32 [N, 5, 2] in crop pixels; attributes int8 [N, 40] (1 yes, -1 no, 0 unknown); embedding
         float32 [N, D] of unit length; sharpness float32 [N], NaN where it was not measured; identity_index int64
-        [N], the place among the sorted identities of the chosen split, -1 where unknown; id,
-        identity, source and split as lists. Images are scaled with antialiasing, masks to the nearest.
+        [N], the place among the sorted identities of the chosen split, -1 where unknown; id, identity,
+        source, split, swap_method, swap_texture, swap_donor and retouched_by as lists.
+        Images are scaled with antialiasing, masks to the nearest.
 
         Raises RayfaceError for an unknown column, an index outside the dataset or a mask that is not there.
         """
@@ -138,6 +143,11 @@ class FaceDataset:
         if IDENTITY_INDEX in columns:
             made[IDENTITY_INDEX] = torch.from_numpy(self.identity_index[np.asarray(indices, np.int64)])
         return {column: made[column] for column in columns}
+
+    def records(self, indices: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Some faces as they are stored: bytes of pictures and masks, lists, None where a column is empty."""
+        _check_columns(columns)
+        return [self._row(int(index), tuple(sorted(columns))) for index in indices]
 
     def _read_index(self, split: str | None, require: tuple[str, ...], share: float) -> None:
         ids, identities, locations = [], [], []

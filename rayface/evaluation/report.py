@@ -6,7 +6,7 @@ from typing import Any
 from rayface.evaluation.card import show
 
 # Parts of reports with an entry for each of many things; the table shows the figures over all of them.
-DETAILS = ("attributes", "rare_attributes")
+DETAILS = ("attributes", "rare_attributes", "reliability")
 
 
 def print_report(report: dict[str, Any]) -> None:

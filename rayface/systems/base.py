@@ -36,6 +36,7 @@ SYSTEMS = {
     "facial_hair": "rayface.systems.facial_hair:FacialHair",
     "attribute_editing": "rayface.systems.attribute_editing:AttributeEditing",
     "face_swap": "rayface.systems.face_swap:FaceSwap",
+    "swap_detection": "rayface.systems.swap_detection:SwapDetection",
 }
 FOREIGN = {"foreign": "rayface.systems.foreign:Foreign"}  # networks of other projects: used, not trained here
 PRESETS = ("tiny", "small", "base")

@@ -70,6 +70,7 @@ OUTPUTS = {
     "facial_hair": [["changed"]] * 5,
     "attribute_editing": [["faces"], ["logits"]],
     "face_swap": [["swapped"]],
+    "swap_detection": [["logits"]],
 }
 
 

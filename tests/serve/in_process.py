@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from rayface.errors import RayfaceError
 from rayface.imaging.codec import decode, encode
 from rayface.pipeline import Pipeline
 from rayface.store import ModelStore
@@ -50,6 +51,23 @@ class InProcess:
 
     async def parse(self, data: bytes) -> Json:
         return await asyncio.to_thread(self._faces, data, True)
+
+    async def detect_swap(self, data: bytes) -> Json:
+        return await asyncio.to_thread(self._swaps, data)
+
+    def _swaps(self, data: bytes) -> Json:
+        from rayface.pipeline import SWAPS, load_step
+        from rayface.stages import detect_faces, judge_swaps
+        from rayface.store import open_store
+        from serve.ingress import swaps_told
+
+        if SWAPS not in self._refs:
+            raise RayfaceError("no model of swap_detection", status=404, kind="not-served")
+        photo, side = Photo.of(decode(data, self.settings.limits)), self._pipeline.crop_size
+        assert self._pipeline.detector is not None
+        works = detect_faces(self._pipeline.detector, [photo], [Params()], self.settings.max_faces, side)
+        judge = load_step(open_store(self.settings.store), self._refs[SWAPS])
+        return swaps_told(*judge_swaps(judge, works))
 
     def _faces(self, data: bytes, parsed: bool) -> Json:
         from rayface.stages import detect_faces, parse_faces

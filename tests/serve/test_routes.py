@@ -33,7 +33,7 @@ class Failing:
     async def detect(self, data: bytes) -> dict[str, Any]:
         raise self.error
 
-    parse = detect
+    parse = detect_swap = detect
 
     async def keep_report(self, identifier: str, report: dict[str, Any]) -> None:
         raise self.error
@@ -85,7 +85,7 @@ def test_parameters_of_the_url_arrive() -> None:
     assert answers[2].status_code == answers[4].status_code == 422
 
 
-@pytest.mark.parametrize("path", ["/v1/enhance", "/v1/detect", "/v1/parse"])
+@pytest.mark.parametrize("path", ["/v1/enhance", "/v1/detect", "/v1/parse", "/v1/detect-swap"])
 def test_an_unforeseen_error_is_a_problem_that_tells_nothing(path: str) -> None:
     # More often than max_in_flight: an error must leave the gate too.
     for answer in call(Failing(RuntimeError("a secret")), "POST", [path] * 3):
@@ -154,13 +154,20 @@ def ingress(timeout_s: float = 60.0) -> Ingress:
     return Ingress(Settings(timeout_s=timeout_s), OneReplica(None, finds_faces=True), None)
 
 
-@pytest.mark.parametrize("path", ["/v1/detect", "/v1/parse"])
+@pytest.mark.parametrize("path", ["/v1/detect", "/v1/parse", "/v1/detect-swap"])
 def test_a_service_of_photo_steps_serves_no_faces(path: str) -> None:
     photos_only = Ingress(Settings(steps=("upscale",)), OneReplica(None, finds_faces=False), None)
     (answer,) = call(photos_only, "POST", [path])
     assert (answer.status_code, answer.json()["type"]) == (404, "urn:rayface:problem:not-served")
     assert "runs only upscale" in answer.json()["detail"]
     assert "for example enhance" in answer.json()["detail"]
+
+
+def test_a_service_without_a_model_tells_no_swaps() -> None:
+    without = Ingress(Settings(), OneReplica(None, finds_faces=True), None)
+    (answer,) = call(without, "POST", ["/v1/detect-swap"])
+    assert (answer.status_code, answer.json()["type"]) == (404, "urn:rayface:problem:not-served")
+    assert "rayface train swap_detection" in answer.json()["detail"]
 
 
 def test_what_takes_too_long_is_cancelled_and_504() -> None:

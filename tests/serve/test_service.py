@@ -29,7 +29,7 @@ from tests.tiny_models import save_tiny_models
 pytestmark = pytest.mark.ray
 MAX_IN_FLIGHT = 6
 MAX_BYTES = 2_000_000
-SYSTEMS = ("enhancement", "parsing", "super_resolution", "beauty", "facial_hair", "attribute_editing")
+SYSTEMS = ("enhancement", "parsing", "super_resolution", "beauty", "facial_hair", "attribute_editing", "swap_detection")
 STEPS = ["enhance", "upscale", "beautify", "facial_hair", "edit_attributes"]
 
 
@@ -397,7 +397,12 @@ def test_a_deployment_for_every_stage_gives_the_same(service: Running, png: byte
     args = {"store": service.store.uri, "steps": STEPS, "layout": "separate", "max_output_megapixels": 1.3}
     serve.run(build(args), name="apart", route_prefix="/apart")
     try:
-        for path in ("/v1/process?steps=upscale,beautify,enhance&format=png", "/v1/detect", "/v1/parse"):
+        for path in (
+            "/v1/process?steps=upscale,beautify,enhance&format=png",
+            "/v1/detect",
+            "/v1/parse",
+            "/v1/detect-swap",
+        ):
             together = service.client.post(path, content=png)
             apart = service.client.post("/apart" + path, content=png)
             assert together.status_code == apart.status_code == 200, apart.text
@@ -418,6 +423,7 @@ def test_a_deployment_for_every_stage_gives_the_same(service: Running, png: byte
             "edit_attributes",
             "guard",
             "parser",
+            "swap_detector",
             "fusion",
             "reports",
         }
@@ -431,7 +437,7 @@ def test_a_deployment_for_every_stage_gives_the_same(service: Running, png: byte
 
 def test_models_health_page_and_openapi(service: Running) -> None:
     models = {model["use"]: model for model in service.client.get("/v1/models").json()["models"]}
-    assert set(models) == {"detect", "parse", "identify", *STEPS}
+    assert set(models) == {"detect", "parse", "identify", "detect_swap", *STEPS}
     assert models["detect"]["licence"] == "MIT"
     info = service.store.info("enhancement")
     for key in ("name", "version", "licence", "commercial_use", "sha256", "metrics"):
@@ -454,6 +460,7 @@ def test_models_health_page_and_openapi(service: Running) -> None:
         "/v1/attributes",
         "/v1/detect",
         "/v1/parse",
+        "/v1/detect-swap",
         "/v1/reports/{identifier}",
         "/v1/jobs/{identifier}",
         "/v1/jobs/{identifier}/result",

@@ -24,7 +24,7 @@ from tests.tiny_models import save_tiny_models
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
-    return save_tiny_models(tmp_path_factory.mktemp("swaps"), ("face_swap", "parsing"))
+    return save_tiny_models(tmp_path_factory.mktemp("swaps"), ("face_swap", "swap_detection", "parsing"))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,10 @@ def test_a_face_becomes_the_donors_as_in_the_pipeline(service: InProcess, store:
         asked = {"donor": photo(donor), "consent": True, "faces": "largest"}
         expected = pipeline.process(scene(0), ["swap"], asked)
         assert expected.report.changed == 1
-        assert expected.report.faces[0].kept == 1  # the guard measures and takes nothing back
+        face = expected.report.faces[0]
+        assert face.kept == 1  # the guard measures and takes nothing back
+        assert face.swapped is not None  # and what tells swapped faces has judged it
+        assert expected.report.models["detect_swap"] == "swap_detection@1"
         assert torch.equal(decode(answers[-1].content), expected.photo)
     assert answers[0].content != answers[1].content
 
