@@ -113,8 +113,9 @@ class Beauty(System):
     ablation_judges = ("attributes", "identity", "parsing")
     use_key = "amounts"
     use_ablations = {  # noqa: RUF012
-        "as trained": tuple(f"amounts.{name}=1" for name in vars(AS_TRAINED)),
-        "features as skin": tuple(f"amounts.features_{name}=1.3" for name in ("light", "saturation", "detail")),
+        "features-as-skin": tuple(f"amounts.features_{name}=1.3" for name in ("light", "saturation", "detail")),
+        "no-size": ("amounts.size=0",),
+        "as-trained": tuple(f"amounts.{name}={value}" for name, value in vars(AS_TRAINED).items()),
     }
     frozen_keys = ("feature_network", "parser", "classifier", "recognition")
     frozen_systems = {"parser": "parsing", "classifier": "attributes", "recognition": "recognition"}  # noqa: RUF012

@@ -11,6 +11,7 @@ from rayface.data.augmentation import draw_view
 from rayface.data.dataset import FaceDataset
 from rayface.data.sampling import LEAST_ALIKE
 from rayface.errors import RayfaceError
+from rayface.evaluation.evaluate import used_as
 from rayface.imaging.filters import gaussian_blur, grey
 from rayface.imaging.views import unmoved, view
 from rayface.networks.beautifier import AS_TRAINED, Amounts, beautify
@@ -351,6 +352,12 @@ def test_constraint_2_is_zero_for_the_same_answers_and_grows_with_the_difference
 def test_the_guarded_attributes_are_no_traits_of_beauty() -> None:
     assert {"Male", "Young", "Eyeglasses", "Pale_Skin", "Wearing_Lipstick"} <= set(GUARDED) <= set(ATTRIBUTE_ID)
     assert not {"Attractive", "Bags_Under_Eyes", "Double_Chin", "Arched_Eyebrows"} & set(GUARDED)
+
+
+def test_the_use_can_be_set_back_to_what_was_trained() -> None:
+    system = Beauty()
+    used = used_as(system, system.config("tiny"), system.use_ablations["as-trained"])
+    assert used.amounts == AS_TRAINED
 
 
 @pytest.mark.parametrize(
