@@ -1,8 +1,10 @@
 """Photos beautified by autoencoders that could not draw them (SPEC A6): by what they change alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayface.imaging.filters import gaussian_blur, grey
@@ -14,6 +16,29 @@ SOFT = 3.0  # px of sigma, of changes of light: the decoders draw in cells of 8 
 COLOURFUL = 0.5  # at most a quarter more or less colourful, or lips look painted
 GREYISH = 0.05  # of 1; what is greyer has hardly a hue
 EDGE = 2.0  # px of sigma, of the border of the face beyond which nothing is changed
+AROUND = 3  # px around eyes, brows, lips and mouth that count as theirs: their outlines are what parsers go by
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How many times each change is made: on the skin, and in the features (eyes, brows, lips and mouth).
+
+    Features are small, and a little change moves their outlines, so they take less, and lose no detail. All of that is
+    made larger or smaller face by face, until the face has changed by `size`: the networks change some a lot more than
+    others, to whom that does as much good.
+    """
+
+    light: float = 1.3
+    saturation: float = 1.3
+    detail: float = 1.3
+    features_light: float = 0.5
+    features_saturation: float = 0.5
+    features_detail: float = 0.0
+    size: float = 0.043  # of 2, the mean over the face; 0: every face as the networks have it
+
+
+AS_TRAINED = Amounts(1, 1, 1, 1, 1, 1, 0)
+FURTHER = (0.6, 1.8)  # times, at least and at most, that a face's changes are made larger for `size`
 
 
 class DetailMask(nn.Module):
@@ -39,7 +64,7 @@ class DetailMask(nn.Module):
         return (QUICKLY * mask.float()).tanh()
 
 
-def beautify(networks: Mapping[str, nn.Module], images: Tensor) -> Tensor:
+def beautify(networks: Mapping[str, nn.Module], images: Tensor, amounts: Amounts = AS_TRAINED) -> Tensor:
     """Faces float [N, 3, S, S] in [-1, 1] -> the same, beautified (A6), not clipped.
 
     Two things are changed, by networks that alone get a gradient. Fine detail, such as lines and pores, which no
@@ -47,20 +72,51 @@ def beautify(networks: Mapping[str, nn.Module], images: Tensor) -> Tensor:
     without the translator, is taken softly as a change of light and of saturation, as retouchers dodge and burn: pixels
     keep their hue. Only the face is changed (`face_mask`): what a network is free to win it wins from the background
     too, by blurring it as good cameras do.
+
+    `amounts` are for a `face_mask` with a second channel, which says where the features are.
     """
     with torch.no_grad():
-        face = gaussian_blur(networks["face_mask"](images).float().sigmoid(), EDGE)
+        masks = networks["face_mask"](images).float().sigmoid()
+        face = gaussian_blur(masks[:, :1], EDGE)
         latents = networks["aligner"](networks["ordinary_encoder"](images))
         plain = networks["attractive_decoder"](latents).float()
     made = networks["attractive_decoder"](networks["translator"](latents)).float()
-    detail = images.float() - gaussian_blur(images.float(), images.shape[-1] / FINE)
-    detail = detail * networks["detail_mask"](images, plain, made)
+    fine = images.float() - gaussian_blur(images.float(), images.shape[-1] / FINE)
+    mask = networks["detail_mask"](images, plain, made)
     light, drawn = (images.float() + 1) / 2, gaussian_blur(made - plain, SOFT)
     lighter = grey(drawn) * (light / grey(light).clamp_min(DARK)).clamp(0, 2)
     colour, change = (images - grey(images) for images in (light, drawn))
     along = (colour * change).sum(1, keepdim=True) / ((colour**2).sum(1, keepdim=True) + GREYISH**2)
-    saturated = colour * along.clamp(-COLOURFUL, COLOURFUL)
-    return images.float() + face * (lighter + saturated + detail)
+
+    def changed(times: Sequence[Tensor | float]) -> Tensor:
+        saturated = colour * (times[1] * along).clamp(-COLOURFUL, COLOURFUL)
+        return face * (times[0] * lighter + saturated + fine * (times[2] * mask).clamp(-1, 1))
+
+    if masks.shape[1] == 1:
+        return images.float() + changed((1.0, 1.0, 1.0))
+    times = _times(masks[:, 1:], amounts)
+    if amounts.size:
+        further = _further(changed(times), face, amounts.size)
+        times = [further * each for each in times]
+    return images.float() + changed(times)
+
+
+def _times(features: Tensor, amounts: Amounts) -> list[Tensor]:
+    """How many times light, saturation and detail change, each [N, 1, S, S], by where features are, as large."""
+    near = gaussian_blur(F.max_pool2d(features, 2 * AROUND + 1, 1, AROUND), EDGE)
+    pairs = (
+        (amounts.light, amounts.features_light),
+        (amounts.saturation, amounts.features_saturation),
+        (amounts.detail, amounts.features_detail),
+    )
+    return [skin + (inside - skin) * near for skin, inside in pairs]
+
+
+def _further(change: Tensor, face: Tensor, size: float) -> Tensor:
+    """How much larger a change [N, 3, S, S] is to be, [N, 1, 1, 1], to be of that size in the `face` [N, 1, S, S]."""
+    whole = face.sum((1, 2, 3), keepdim=True).clamp_min(1)
+    found = (change.abs().mean(1, keepdim=True) * face).sum((1, 2, 3), keepdim=True) / whole
+    return (size / found.clamp_min(1e-3)).clamp(*FURTHER)
 
 
 class Beautifier(nn.Module):
@@ -69,9 +125,10 @@ class Beautifier(nn.Module):
     outputs = ("beautified",)
     parts = ("ordinary_encoder", "aligner", "translator", "detail_mask", "attractive_decoder", "face_mask")
 
-    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+    def __init__(self, networks: Mapping[str, nn.Module], amounts: Amounts = AS_TRAINED) -> None:
         super().__init__()
+        self.amounts = amounts
         self.networks = nn.ModuleDict({name: networks[name] for name in self.parts})
 
     def forward(self, images: Tensor) -> Tensor:
-        return beautify(dict(self.networks.items()), images)
+        return beautify(dict(self.networks.items()), images, self.amounts)

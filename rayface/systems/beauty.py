@@ -32,8 +32,7 @@ from rayface.networks.autoencoder import (
     Translator,
     TranslatorConfig,
 )
-from rayface.networks.beautifier import Beautifier, DetailMask, beautify
-from rayface.networks.efficientnet_lite import feature_distance
+from rayface.networks.beautifier import AS_TRAINED, Amounts, Beautifier, DetailMask, beautify
 from rayface.networks.parser import Parser, ParserConfig
 from rayface.networks.precision import as_served
 from rayface.networks.projected_discriminator import ProjectedDiscriminator, ProjectedDiscriminatorConfig
@@ -49,8 +48,9 @@ from rayface.systems.base import (
     SystemConfig,
     check_size,
 )
-from rayface.systems.constraints import FACE, attractive_term, divergence, parsing_terms, share_of
-from rayface.systems.losses import detail_loss, identity_loss
+from rayface.systems.beauty_losses import BeautyLosses, halves, likeness
+from rayface.systems.constraints import FACE, FEATURES, attractive_term, divergence, parsing_terms, share_of
+from rayface.systems.losses import identity_loss
 
 if TYPE_CHECKING:
     from rayface.data.dataset import FaceDataset
@@ -64,24 +64,7 @@ GUARDED = (
     "Receding_Hairline", "Straight_Hair", "Wavy_Hair", "No_Beard", "Goatee", "Mustache", "Sideburns", "Smiling",
     "Mouth_Slightly_Open", "Wearing_Hat", "Pale_Skin", "Heavy_Makeup", "Wearing_Lipstick",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class BeautyLosses:
-    """Weights. The first three are the autoencoders', the others NetT's."""
-
-    pixel: float = 1.0
-    detail: float = 1.0
-    perceptual: float = 1.0
-    parsing: float = 60.0  # constraint 1
-    attributes: float = 8.0  # constraint 2
-    sex: float = 30.0  # of its attributes the one that attractiveness goes with most, once more
-    adversarial: float = 1.0  # constraint 3: it looks like a photo of an attractive face
-    attractive: float = 8.0  # constraint 3: NetA calls it more attractive than the photo, by `more_attractive`
-    identity: float = 4.0
-    tone: float = 20.0  # the skin's mean colour stays, and that of the lips
-    uneven: float = 50.0  # no light or shade on the skin that it did not have; what was uneven may go
-    change: float = 3.0  # size of the change
+MOST = 3.0  # times the change that the networks make: more is no beautification
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +74,7 @@ class BeautyConfig(SystemConfig):
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     translator: TranslatorConfig = field(default_factory=TranslatorConfig)
     discriminator: ProjectedDiscriminatorConfig = field(default_factory=ProjectedDiscriminatorConfig)
-    face_mask: ParserConfig = field(default_factory=lambda: ParserConfig((8, 16, 24, 32, 48), 1, 1))
+    face_mask: ParserConfig = field(default_factory=lambda: ParserConfig((8, 16, 24, 32, 48), 1, 2))
     losses: BeautyLosses = field(default_factory=BeautyLosses)
     guarded: tuple[str, ...] = GUARDED
     more_attractive: float = 2.0  # logits of NetA; ordinary and attractive faces lie 3 apart, 2.5 within a sex
@@ -106,6 +89,7 @@ class BeautyConfig(SystemConfig):
     parser: str = "parsing"  # NetS, a store reference
     classifier: str = "attributes"  # NetA
     recognition: str = "recognition"  # of the identity term
+    amounts: Amounts = field(default_factory=Amounts)  # at use, where face_mask has two classes: face and features
 
 
 class Beauty(System):
@@ -127,6 +111,12 @@ class Beauty(System):
         "model.identity_distance", "model.skin_tone_change", "model.joint",
     )  # fmt: skip
     ablation_judges = ("attributes", "identity", "parsing")
+    use_key = "amounts"
+    use_ablations = {  # noqa: RUF012
+        "features-as-skin": tuple(f"amounts.features_{name}=1.3" for name in ("light", "saturation", "detail")),
+        "no-size": ("amounts.size=0",),
+        "as-trained": tuple(f"amounts.{name}={value}" for name, value in vars(AS_TRAINED).items()),
+    }
     frozen_keys = ("feature_network", "parser", "classifier", "recognition")
     frozen_systems = {"parser": "parsing", "classifier": "attributes", "recognition": "recognition"}  # noqa: RUF012
 
@@ -155,6 +145,13 @@ class Beauty(System):
             check_size(config.size, widths)
         if config.global_batch % 2:
             raise RayfaceError(f"global_batch={config.global_batch} must be even: half ordinary, half attractive faces")
+        if config.face_mask.classes not in (1, 2):
+            raise RayfaceError(
+                f"face_mask.classes={config.face_mask.classes}: give 1, the face, or 2, its features too"
+            )
+        for name, value in vars(config.amounts).items():
+            if not 0 <= value <= MOST:
+                raise RayfaceError(f"amounts.{name}={value} must be from 0 to {MOST}")
         if unknown := [name for name in config.guarded if name not in ATTRIBUTE_ID]:
             raise RayfaceError(f"guarded: {', '.join(unknown)} unknown; known: {', '.join(ATTRIBUTES)}")
         if config.align_from > config.translate_from:
@@ -244,35 +241,36 @@ class Beauty(System):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Each autoencoder on its own kind of faces (A3, A4)."""
         metrics, total = {}, torch.zeros((), device=batch["image"].device)
-        for kind, images in zip(("ordinary", "attractive"), _halves(batch["image"]), strict=True):
+        for kind, images in zip(("ordinary", "attractive"), halves(batch["image"]), strict=True):
             made = networks[f"{kind}_decoder"](networks[f"{kind}_encoder"](images)).float()
-            loss = _likeness(made, images, state)
+            loss = likeness(made, images, state)
             metrics[kind], total = loss, total + loss
         return total, metrics
 
     def _alignment_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
         """From one latent space to the other, the face unchanged: where beautifying begins."""
-        ordinary, _ = _halves(batch["image"])
+        ordinary, _ = halves(batch["image"])
         with torch.no_grad():
             latents = networks["ordinary_encoder"](ordinary)
         made = networks["attractive_decoder"](networks["aligner"](latents)).float()
-        return _likeness(made, ordinary, state), {}
+        return likeness(made, ordinary, state), {}
 
     def _face_mask_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
-        """Where the face is, as NetS sees it: what may be changed."""
+        """Where the face is, as NetS sees it: what may be changed. And where its features are: what changes less."""
         images, config = batch["image"], state.config
         with torch.no_grad():
             parts = state.frozen["parser"](resize_images(images, config.asked_at)).float().softmax(1)
-            face = resize_images(share_of(parts, FACE), config.size)
-        return F.binary_cross_entropy_with_logits(networks["face_mask"](images).float(), face), {}
+            shares = torch.cat([share_of(parts, names) for names in (FACE, FEATURES)], 1)
+            wanted = resize_images(shares[:, : config.face_mask.classes], config.size)
+        return F.binary_cross_entropy_with_logits(networks["face_mask"](images).float(), wanted), {}
 
     def _translation_loss(
         self, batch: Batch, networks: Networks, state: PhaseState
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The three constraints (A7), and what keeps the change small, and the person's."""
         losses, config = state.config.losses, state.config
-        ordinary, _ = _halves(batch["image"])
-        seen, _ = _halves(batch["view"])
+        ordinary, _ = halves(batch["image"])
+        seen, _ = halves(batch["view"])
         beautified = beautify(networks, ordinary)
         viewed = view(beautified, seen)
         terms = {"change": F.l1_loss(beautified, ordinary)}  # where there is a parser, its `change` instead
@@ -315,7 +313,7 @@ class Beauty(System):
 
         Against beautified ones alone it would forget what ordinary faces look like once these have left them behind.
         """
-        (ordinary, attractive), (seen, seen_attractive) = _halves(batch["image"]), _halves(batch["view"])
+        (ordinary, attractive), (seen, seen_attractive) = halves(batch["image"]), halves(batch["view"])
         with torch.no_grad():
             pictures = {
                 "attractive": view(attractive, seen_attractive),
@@ -339,7 +337,7 @@ class Beauty(System):
         from rayface.evaluation.beautification import beautification_report
 
         def change(crops: Tensor) -> Tensor:
-            return beautified_crops(networks, crops, device)
+            return beautified_crops(networks, crops, device, config.amounts)
 
         return beautification_report(change, dataset, config.guarded, config.global_batch, limit)
 
@@ -348,40 +346,22 @@ class Beauty(System):
 
         ordinary = batch["image"][0::2][:6]
         drawn = networks["attractive_decoder"](networks["aligner"](networks["ordinary_encoder"](ordinary)))
-        rows = (ordinary, drawn, beautify(networks, ordinary))
+        rows = (ordinary, drawn, beautify(networks, ordinary, config.amounts))
         return grid([to_uint8(images.float().cpu()) for images in rows])
 
     def export_views(self, networks: Networks, config: BeautyConfig) -> dict[str, ExportView]:
-        return {"beautifier": ExportView(Beautifier(networks), config.size, Beautifier.outputs)}
+        return {"beautifier": ExportView(Beautifier(networks, config.amounts), config.size, Beautifier.outputs)}
 
     def make_step(self, loaded: "LoadedModel", device: str | torch.device = "cpu") -> "BeautifyStep":
         return BeautifyStep(loaded, torch.device(device))
 
 
-def _halves(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the ordinary and of the attractive faces of a batch, which alternate."""
-    return values[0::2], values[1::2]
-
-
-def _likeness(made: Tensor, images: Tensor, state: PhaseState) -> Tensor:
-    """How far a reconstruction is from the picture."""
-    losses, look = state.config.losses, state.frozen["feature_network"]
-    with torch.no_grad():
-        wanted = look(images)
-    perceptual = feature_distance(look(made), wanted).mean()
-    return (
-        losses.pixel * F.l1_loss(made, images)
-        + losses.detail * detail_loss(made, images)
-        + losses.perceptual * perceptual
-    )
-
-
 @torch.inference_mode()
-def beautified_crops(networks: Networks, crops: Tensor, device: torch.device) -> Tensor:
+def beautified_crops(networks: Networks, crops: Tensor, device: torch.device, amounts: Amounts) -> Tensor:
     """uint8 [N, 3, S, S] -> beautified uint8 [N, 3, S, S] on the CPU, `as_served`."""
     images = to_float(crops.to(device)).contiguous(memory_format=torch.channels_last)
     with as_served(device):
-        return to_uint8(beautify(networks, images)).cpu()
+        return to_uint8(beautify(networks, images, amounts)).cpu()
 
 
 class BeautifyStep:
@@ -393,10 +373,10 @@ class BeautifyStep:
     def __init__(self, loaded: "LoadedModel", device: torch.device) -> None:
         self.model = loaded.ref
         self.size: int = loaded.config.size
-        self.device = device
+        self.device, self.amounts = device, loaded.config.amounts
         self.networks = {
             name: network.to(device).to(memory_format=torch.channels_last) for name, network in loaded.networks.items()
         }
 
     def __call__(self, crops: Tensor, params: Mapping[str, Any]) -> Tensor:
-        return beautified_crops(self.networks, crops, self.device)
+        return beautified_crops(self.networks, crops, self.device, self.amounts)

@@ -11,6 +11,7 @@ from rayface.imaging.views import view
 from rayface.records import ATTRIBUTE_ID, PARSING_ID
 
 FACE = ("skin", "nose", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "u_lip", "l_lip")  # what may change
+FEATURES = FACE[2:]  # eyes, brows, mouth and lips: small, and what a face is known by
 SKIN = ("skin", "nose")
 LIPS = ("u_lip", "l_lip")
 UNEVEN = (32, 8)  # parts of the side: the sizes of shadows and spots that may fade, and may not come

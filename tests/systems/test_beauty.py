@@ -11,9 +11,10 @@ from rayface.data.augmentation import draw_view
 from rayface.data.dataset import FaceDataset
 from rayface.data.sampling import LEAST_ALIKE
 from rayface.errors import RayfaceError
+from rayface.evaluation.evaluate import used_as
 from rayface.imaging.filters import gaussian_blur, grey
 from rayface.imaging.views import unmoved, view
-from rayface.networks.beautifier import beautify
+from rayface.networks.beautifier import AS_TRAINED, Amounts, beautify
 from rayface.networks.parser import Parser, ParserConfig
 from rayface.pretrained import load_pretrained
 from rayface.records import ATTRIBUTE_ID
@@ -31,14 +32,15 @@ def start(*settings: str) -> Training:
     system = get_system("beauty")
     config = resolve_config(system, "tiny", ["precision=fp32", *settings])
     training = Training.start(system, config, solo(), {"feature_network": load_pretrained(config.feature_network)})
-    set_face(training.networks, 20.0)
+    set_face(training.networks, *[20.0] * config.face_mask.classes)
     return training
 
 
-def set_face(networks: Any, logit: float) -> None:
-    """Everything is face (20), or nothing (-20)."""
+def set_face(networks: Any, *logits: float) -> None:
+    """Everything is face (20), or nothing (-20); so for its features."""
     nn.init.zeros_(networks["face_mask"].head.weight)
-    nn.init.constant_(networks["face_mask"].head.bias, logit)
+    with torch.no_grad():
+        networks["face_mask"].head.bias.copy_(torch.tensor(logits))
 
 
 def batch_of(training: Training, folder: str, step: int = 0) -> dict[str, Tensor]:
@@ -66,14 +68,64 @@ def test_only_the_face_is_changed(drawn_faces: str) -> None:
         assert torch.allclose(beautify(networks, photo), photo, atol=1e-6)
 
 
-def test_the_face_mask_learns_from_the_parser_before_the_translator_begins(drawn_faces: str) -> None:
+@pytest.mark.parametrize("classes", [1, 2])
+def test_the_face_mask_learns_from_the_parser_before_the_translator_begins(drawn_faces: str, classes: int) -> None:
     system = get_system("beauty")
-    config = resolve_config(system, "tiny", ["precision=fp32", "steps=60", "translate_from=60", "parser=named"])
+    settings = ["precision=fp32", "steps=60", "translate_from=60", "parser=named", f"face_mask.classes={classes}"]
+    config = resolve_config(system, "tiny", settings)
     frozen = {"feature_network": load_pretrained(config.feature_network), "parser": Probe()}
     training = Training.start(system, config, solo(), frozen)
     batch = batch_of(training, drawn_faces)
     first = [float(training.run_step(batch)["loss/face_mask"]) for _ in range(60)]
     assert first[-1] < first[0] / 2
+
+
+@pytest.mark.parametrize(("features", "share"), [(-20.0, 0.0), (20.0, 1.0)])
+def test_features_keep_their_detail_where_skin_loses_it(features: float, share: float) -> None:
+    networks = start("face_mask.classes=2").networks
+    set_face(networks, 20.0, features)
+    nn.init.constant_(networks["detail_mask"].to_mask.bias, -9.0)  # type: ignore[arg-type, union-attr]
+    photo = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        soft = gaussian_blur(photo, 1.0)
+        made = beautify(networks, photo, Amounts(size=0))
+        assert torch.allclose(made, soft + share * (photo - soft), atol=1e-3)
+        assert torch.allclose(beautify(networks, photo, AS_TRAINED), soft, atol=1e-3)
+
+
+def test_light_changes_so_many_times() -> None:
+    networks = start("face_mask.classes=2").networks
+    set_face(networks, 20.0, -20.0)
+    nn.init.normal_(networks["translator"].to_latents.weight, std=0.02)  # type: ignore[arg-type, union-attr]
+    photo = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        once, twice = (beautify(networks, photo, Amounts(times, 0, 1, 0, 0, 1, 0)) - photo for times in (1, 2))
+        assert float(once.abs().max()) > 0.01
+        assert torch.allclose(twice, 2 * once, atol=1e-5)
+        set_face(networks, 20.0, 20.0)
+        assert torch.allclose(beautify(networks, photo, Amounts(1, 1, 1, 0, 0, 1, 0)), photo, atol=1e-5)
+
+
+def test_every_face_changes_as_much() -> None:
+    networks = start("face_mask.classes=2").networks
+    set_face(networks, 20.0, -20.0)
+    nn.init.constant_(networks["detail_mask"].to_mask.bias, -0.02)  # type: ignore[arg-type, union-attr]
+    photo = torch.rand(3, 3, 64, 64) * torch.tensor([0.4, 0.5, 1.6]).view(3, 1, 1, 1) - 0.5
+    with torch.no_grad():
+        first, second, third = ((beautify(networks, photo, AS_TRAINED) - photo).abs().mean((1, 2, 3))).tolist()
+        assert second > 1.2 * first
+        asked = Amounts(1, 1, 1, 1, 1, 1, second)
+        made = (beautify(networks, photo, asked) - photo).abs().mean((1, 2, 3)).tolist()
+        assert made[:2] == pytest.approx([second, second], rel=1e-2)
+        assert made[2] == pytest.approx(0.6 * third, rel=1e-2)  # no further than that
+
+
+def test_a_model_that_knows_the_face_alone_changes_it_as_trained() -> None:
+    networks = start().networks
+    nn.init.normal_(networks["translator"].to_latents.weight, std=0.05)  # type: ignore[arg-type, union-attr]
+    photo = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        assert torch.equal(beautify(networks, photo, Amounts(2, 2, 2)), beautify(networks, photo))
 
 
 def test_batches_pair_ordinary_with_attractive_faces_of_their_kind(drawn_faces: str) -> None:
@@ -302,6 +354,12 @@ def test_the_guarded_attributes_are_no_traits_of_beauty() -> None:
     assert not {"Attractive", "Bags_Under_Eyes", "Double_Chin", "Arched_Eyebrows"} & set(GUARDED)
 
 
+def test_the_use_can_be_set_back_to_what_was_trained() -> None:
+    system = Beauty()
+    used = used_as(system, system.config("tiny"), system.use_ablations["as-trained"])
+    assert used.amounts == AS_TRAINED
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
@@ -311,6 +369,8 @@ def test_the_guarded_attributes_are_no_traits_of_beauty() -> None:
         (["feature_network="], "feature_network is empty"),
         (["steps=5"], "begins at step 5"),
         (["size=66"], "try 68"),
+        (["face_mask.classes=3"], "give 1, the face, or 2"),
+        (["amounts.light=4"], "must be from 0 to 3"),
     ],
 )
 def test_settings_that_no_training_could_use(settings: list[str], told: str) -> None:
