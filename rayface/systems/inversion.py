@@ -303,8 +303,8 @@ def edited_crops(
 ) -> list[Tensor]:  # fmt: skip
     """Crops uint8 [N, 3, S, S] edited in K ways, each float [N, A] of `wanted` [K, N, A] as in `edit`; on the CPU.
 
-    Their latents are sought once. A crop of which nothing is wanted stays as it is. A generator is tuned to one photo
-    alone.
+    Their latents are sought once. A crop of which nothing is wanted, or that already is as wanted, stays as it is. A
+    generator is tuned to one photo alone.
     """
     if config.tuning_steps and len(crops) > 1:
         each = [
@@ -314,10 +314,14 @@ def edited_crops(
         return [torch.cat(ways) for ways in zip(*each, strict=True)]
     with torch.inference_mode(False), torch.enable_grad():
         photos = to_float(crops.clone().to(device)).contiguous(memory_format=torch.channels_last)
+        small = resize_images(photos, networks["generator"].config.side)
         with as_served(device):
-            inverted = invert(networks, resize_images(photos, networks["generator"].config.side), config)
+            wanted = needed(networks, small, wanted.clone().to(device), config)
+            if wanted.isnan().all():
+                return [crops.clone() for _ in wanted]
+            inverted = invert(networks, small, config)
         results = []
-        for asked in wanted.clone().to(device):
+        for asked in wanted:
             with as_served(device):
                 made = edit(networks, inverted, asked, labels, config)
             named = ~asked.isnan()
@@ -328,6 +332,19 @@ def edited_crops(
             changed = torch.where(named.any(1)[:, None, None, None], changed, photos)
             results.append(to_uint8(changed.float().clamp(-1, 1)).cpu())
     return results
+
+
+@torch.no_grad()
+def needed(networks: Networks, photos: Tensor, wanted: Tensor, config: InversionConfig) -> Tensor:
+    """What of `wanted`, float [K, N, A] as in `edit`, is not so already: nan where the networks are sure that it is.
+
+    `photos`: float [N, 3, side, side]. Who smiles would laugh.
+    """
+    if not config.enough:
+        return wanted
+    logits: Tensor = networks["classifiers"](networks["look"](photos)[1:]).float()
+    already = (2 * wanted.nan_to_num() - 1) * logits >= config.enough
+    return wanted.masked_fill(already, float("nan"))
 
 
 def carried_over(photos: Tensor, before: Tensor, after: Tensor, where: Tensor) -> Tensor:

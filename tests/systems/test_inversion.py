@@ -22,6 +22,7 @@ from rayface.systems.inversion import (
     edit,
     edited_crops,
     invert,
+    needed,
     seen_in,
 )
 
@@ -238,3 +239,19 @@ def test_several_edits_of_the_same_crops(known: tuple[dict[str, Any], Tensor, Te
     assert (brighter.float().mean((1, 2, 3)) > darker.float().mean((1, 2, 3))).all()
     assert torch.equal(one[1:], crops[1:]), "of them nothing was asked"
     assert not torch.equal(one[0], crops[0])
+
+
+def test_what_is_so_already_is_left_alone(known: tuple[dict[str, Any], Tensor, Tensor]) -> None:
+    """A photo whose lower half is bright already, and one whose is dark: the first is asked for nothing."""
+    networks, faces, _ = known
+    crops = torch.full((2, 3, faces.shape[-1], faces.shape[-1]), 230, dtype=torch.uint8)
+    crops[1, :, faces.shape[-1] // 2 :] = 20
+    photos = crops.float() / 127.5 - 1
+    wanted = torch.tensor([[[1.0, float("nan")], [1.0, 0.0]], [[0.0, float("nan")], [float("nan"), 1.0]]])
+    config = replace(SEARCH, enough=4.0)
+    left = needed(networks, photos, wanted, config)
+    assert left.isnan().tolist() == [[[True, True], [False, False]], [[False, True], [True, True]]]
+    assert torch.equal(left[1, 0, 0], torch.tensor(0.0))
+    assert torch.equal(needed(networks, photos, wanted, SEARCH).isnan(), wanted.isnan())
+    (same,) = edited_crops(networks, crops[:1], wanted[:1, :1], LABELS, config, torch.device("cpu"))
+    assert torch.equal(same, crops[:1])
