@@ -3,7 +3,8 @@
     python -m benchmarks.contact_sheet beautify --data DIR --out sheet.jpg [--model REF] [--store STORE] [--count 24]
         [--where Attractive=-1] [--param style=full] [--param add=Bangs] [--strength 1]
 
-The faces are spread evenly over those that meet --where (attributes, 1 or -1), none is chosen by its looks.
+The faces are spread evenly over those that meet --where (attributes, 1 or -1), none is chosen by its looks. With `swap`
+each gets the face of the one before it, which is shown between.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import torch
 from rayface.data.dataset import FaceDataset
 from rayface.evaluation.pictures import grid
 from rayface.imaging.codec import encode
-from rayface.pipeline import default_models, load_step
+from rayface.pipeline import SWAP, default_models, load_step
 from rayface.records import ATTRIBUTE_ID
 from rayface.stages import STEP_PARAMS
 from rayface.store import open_store
@@ -50,11 +51,17 @@ def main() -> None:
     before = dataset.batch(chosen)["image"]
     assert isinstance(before, torch.Tensor)
     asked = check_params(dict(param.split("=", 1) for param in arguments.param))
-    check_asked([arguments.step], asked)
     params = {name: [getattr(asked, name)] * len(before) for name in STEP_PARAMS}
+    shown = [before]
+    if arguments.step == SWAP:
+        shown.append(before.roll(1, 0))
+        params["donor_crop"] = list(shown[-1].numpy())
+    else:
+        check_asked([arguments.step], asked)
     change = step(before, params).float() - before.float()
     after = (before.float() + arguments.strength * change).round().clamp(0, 255).to(torch.uint8)
-    rows = [part for pair in zip(before.split(COLUMNS), after.split(COLUMNS), strict=True) for part in pair]
+    parts = zip(*(crops.split(COLUMNS) for crops in (*shown, after)), strict=True)
+    rows = [row for together in parts for row in together]
     Path(arguments.out).write_bytes(encode(grid(rows), "jpeg"))
     print(f"{len(chosen)} of {len(found)} faces: {', '.join(dataset.ids[index] for index in chosen)}")
 
