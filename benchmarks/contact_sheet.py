@@ -55,7 +55,7 @@ def main() -> None:
     shown = [before]
     if arguments.step == SWAP:
         shown.append(before.roll(1, 0))
-        params["donor_crop"] = list(shown[-1].numpy())
+        params["donor"] = list(shown[-1].numpy())
     else:
         check_asked([arguments.step], asked)
     change = step(before, params).float() - before.float()

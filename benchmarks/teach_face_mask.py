@@ -1,4 +1,4 @@
-"""Teach a beautifier anew where a face and its features are, and nothing else: `beauty@r2` comes from `beauty@r1`.
+"""Teach a beautifier anew where a face and its features are, and nothing else.
 
     python -m benchmarks.teach_face_mask beauty@r1 --data DIR --store runs/store [--steps 600]
 
@@ -23,8 +23,9 @@ from rayface.records import PARSING_ID
 from rayface.store import open_store
 from rayface.systems.beauty import Beauty
 from rayface.systems.constraints import FACE, FEATURES
+from rayface.terms import dataset_terms, inherited
 
-KEPT = ("licence", "terms", "commercial_use", "run", "init", "data", "trained_with", "command", "steps")
+KEPT = ("run", "trained_with")
 RATE = 3e-3
 FEATURES_WEIGH = 3.0  # they are a thirtieth of the picture
 HALF_LIFE = 25  # steps, of the average that is stored
@@ -46,7 +47,15 @@ def main() -> None:
     dataset = FaceDataset(arguments.data, "train", known.size, ("mask",))
     average = taught(mask, dataset, arguments.steps, arguments.batch)
     networks = {**loaded.networks, "face_mask": average}
-    details = {key: value for key, value in loaded.info.items() if key in KEPT}
+    sources = {f"data ({dataset.manifest.get('format')})": dataset_terms(dataset.manifest), "init": loaded.info}
+    details = {
+        **{key: value for key, value in loaded.info.items() if key in KEPT},
+        **inherited(sources),
+        "init": loaded.ref,
+        "steps": arguments.steps,
+        "command": f"python -m benchmarks.teach_face_mask {loaded.ref} --data DIR --steps {arguments.steps}",
+        "data": {"digest": dataset.digest, "format": dataset.manifest.get("format"), "faces": len(dataset)},
+    }
     print(store.save(loaded.name, system.name, known, networks, details=details))
 
 

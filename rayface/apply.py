@@ -48,7 +48,7 @@ class Application:
     def prepare(self, store: ModelStore, device: str = "cpu") -> "Applied":
         """Models and parameters. Raises RayfaceError for a bad parameter, an unknown step or model."""
         from rayface.pipeline import Pipeline
-        from rayface.work import check_asked, check_params
+        from rayface.work import check_asked, check_params, check_swap, of_the_donor
 
         values = self.settings()
         megapixels = _megapixels(values.pop("max_output_megapixels", None))
@@ -56,14 +56,21 @@ class Application:
         given: dict[str, Any] = {
             key: value for key, value in values.items() if key not in ("identity_guard", "similarity_threshold")
         }
-        if "donor" in given:
-            given["donor"] = _read(given["donor"])
+        donor = given.pop("donor", "")
         params = check_params(given)
-        check_asked(self.steps, params)
+        check_swap(self.steps, bool(donor), params.consent)
+        if not donor:
+            check_asked(self.steps, params)
         pipeline = Pipeline.from_store(
             store, self.steps, self.chosen_models(), device, identity_guard=action, similarity_threshold=threshold
         )
         pipeline.max_output_megapixels = megapixels
+        if donor:
+            try:
+                params = dataclasses.replace(params, donor=pipeline.donor(read_donor(donor)))
+            except RayfaceError as error:
+                raise of_the_donor(error) from error
+            check_asked(self.steps, params)
         return Applied(pipeline, list(self.steps), params)
 
 
@@ -184,13 +191,14 @@ def _check_other(source: str, target: str) -> None:
         raise RayfaceError(f"{target} is the input itself; choose another OUTPUT, so that the originals stay")
 
 
-def _read(donor: str) -> bytes:
+def read_donor(donor: str) -> bytes:
+    """The donor's photo, of a path or an address. Raises RayfaceError where it cannot be read."""
     filesystem, path = open_filesystem(donor)
     try:
         with filesystem.open_input_stream(path) as stream:
             return stream.read()
     except OSError as error:
-        raise RayfaceError(f"donor={donor} cannot be read ({error}); give the photo of a face") from error
+        raise RayfaceError(f"{donor} cannot be read ({error}); give the photo of a face") from error
 
 
 def _megapixels(text: str | None) -> float:

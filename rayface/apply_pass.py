@@ -15,7 +15,7 @@ from typing import Any
 from pyarrow import fs
 
 from rayface import storage
-from rayface.apply import Application, list_photos, paths
+from rayface.apply import Application, list_photos, paths, read_donor
 from rayface.data.passes import Tell, as_value, claim, run_pass
 from rayface.errors import RayfaceError
 from rayface.store import ModelStore, open_store
@@ -50,13 +50,14 @@ def apply_to_all(
     plan = {
         "source": _digest(photos), "photos": len(photos), "steps": list(application.steps),
         "settings": application.settings(), "models": pinned, "store": storage.absolute(store.uri),
+        "donor": _donor_digest(application),
     }  # fmt: skip
     application.prepare(store)  # what is wrong with it is said before anything starts
     filesystem, folder = storage.open_filesystem(target)
     progress = f"{folder}/{PROGRESS}"
     claim(filesystem, progress, plan, PLAN)
     task = {
-        "steps": list(application.steps), "assignments": list(application.assignments),
+        "steps": list(application.steps), "assignments": _absolute_donor(application),
         "models": [f"{stage}={ref}" for stage, ref in pinned.items()], "store": storage.absolute(store.uri),
         "commercial_only": commercial_only, "device": "cuda" if gpu else "cpu", "source": source, "target": target,
     }  # fmt: skip
@@ -90,13 +91,15 @@ def apply_to_all(
 def pinned_models(application: Application, store: ModelStore) -> dict[str, str]:
     """name@version of every stage's model: a pass that goes on a day later must not meet newer ones."""
     from rayface.guard import choose_guard
-    from rayface.pipeline import choose_models, face_steps
+    from rayface.pipeline import SWAP, SWAPS, choose_models, choose_swap_detector, face_steps
 
     chosen = application.chosen_models()
     refs = dict(choose_models(store, application.steps, chosen))
     if face_steps(application.steps):
         recogniser, _ = choose_guard(store, chosen, *application.guard())
         refs |= {"identify": recogniser} if recogniser else {}
+        judge = choose_swap_detector(store, chosen) if SWAP in application.steps else ""
+        refs |= {SWAPS: judge} if judge else {}
     return {stage: _pinned(store, ref) for stage, ref in refs.items()}
 
 
@@ -107,6 +110,20 @@ def _pinned(store: ModelStore, ref: str) -> str:
         return storage.absolute(ref)
     info = store.info(ref)
     return f"{info['name']}@{info['version']}"
+
+
+def _donor_digest(application: Application) -> str:
+    """Of the donor's photo; "" without one. Another one under the same name is another pass."""
+    donor = application.settings().get("donor")
+    return hashlib.blake2b(read_donor(donor), digest_size=16).hexdigest() if donor else ""
+
+
+def _absolute_donor(application: Application) -> list[str]:
+    """The assignments, the donor's path as it is for workers too, which run in other folders."""
+    settings = application.settings()
+    if "donor" in settings:
+        settings["donor"] = storage.absolute(settings["donor"])
+    return [f"{key}={value}" for key, value in settings.items()]
 
 
 def _chunk_name(start: int) -> str:

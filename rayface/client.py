@@ -141,7 +141,7 @@ class Client:
         `consent`: whether the people in both agreed; without it the service refuses. Options as of `process`.
         """
         sent = {"image": _bytes(photo), "donor": _bytes(donor)}
-        path = _process("swap", {"faces": "largest", **options})
+        path = _process("swap", options if "boxes" in options else {"faces": "largest", **options})
         headers = {"accept": "multipart/mixed, application/json"}
         answer = self._ask("POST", path, files=sent, data={"consent": str(consent).lower()}, headers=headers)
         return _good(_outcomes(answer)[0])
@@ -242,6 +242,8 @@ def _process(steps: str | Iterable[str], options: Json) -> str:
     """Path and query of /v1/process."""
     import httpx
 
+    if "donor" in options or "consent" in options:
+        raise RayfaceError("donor and consent are given to Client.swap, which sends them as a form.")
     names = steps if isinstance(steps, str) else ",".join(steps)
     query = {"steps": names, **options}
     if boxes := query.get("boxes"):

@@ -6,7 +6,6 @@ and fused at the resolution of the result (SPEC C9). Here is which models a requ
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,15 @@ from rayface.stages import (
     parse_faces,
     run_step,
 )
-from rayface.work import MAX_OUTPUT_MEGAPIXELS, Params, Photo, Result, check_asked, check_params, check_steps
+from rayface.work import (
+    MAX_OUTPUT_MEGAPIXELS,
+    Params,
+    Photo,
+    Result,
+    check_asked,
+    check_params,
+    check_steps,
+)
 
 if TYPE_CHECKING:
     from rayface.store import ModelStore
@@ -99,7 +106,9 @@ def choose_swap_detector(store: "ModelStore", models: Mapping[str, str], licence
         return models[SWAPS]
     try:
         info = check_model(store, SWAPS, "swap_detection")
-    except RayfaceError:
+    except RayfaceError as error:
+        if error.kind not in ("unknown-model", "terms"):
+            raise
         return ""
     return "" if licences and info.get("licence", "unstated") not in licences else "swap_detection"
 
@@ -188,8 +197,11 @@ class Pipeline:
             swap_judge=load_step(store, judge, device) if judge else None,
         )
 
-    def donor_crop(self, data: bytes) -> np.ndarray:
-        """The largest face of an image file, uint8 [3, S, S]. Raises RayfaceError for a bad one and for none."""
+    def donor(self, data: bytes) -> np.ndarray:
+        """The largest face of an image file, uint8 [3, S, S], for `Params.donor`.
+
+        Raises RayfaceError for a bad one and for none.
+        """
         from rayface.imaging.codec import decode
 
         assert self.detector is not None
@@ -207,8 +219,6 @@ class Pipeline:
         check_asked(names, checked)
         current, work = Photo.of(photo), None
         with torch.inference_mode():
-            if checked.donor:
-                checked = replace(checked, donor_crop=self.donor_crop(checked.donor))
             for name in (name for name in names if name in photo_steps()):
                 current = enlarge(self.steps[name], current, checked, self.max_output_megapixels)
             if about_faces := face_steps(names):

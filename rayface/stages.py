@@ -21,7 +21,7 @@ from rayface.work import FaceReport, Params, Photo, Report, Result, Work, box_te
 if TYPE_CHECKING:
     from rayface.systems.base import Step
 
-STEP_PARAMS = ("style", "add", "remove", "donor_crop")  # what steps may look at, of each crop
+STEP_PARAMS = ("style", "add", "remove", "donor")  # what steps may look at, of each crop
 CROP_SIZE = 256  # least side of the aligned crops that travel from stage to stage, px; see `crop_size`
 # Crops in one call of a network. On a GPU many; on a CPU one: a batch is no faster there, and its kernels differ in the
 # last bit from those of a single crop, so a photo's pixels would depend on what else was being processed.
@@ -118,7 +118,7 @@ def detect_faces(
 def donor_of(work: Work) -> np.ndarray:
     """The largest face of a donor's photo, uint8 [3, S, S]. Raises RayfaceError where there is none."""
     if not work.faces:
-        raise RayfaceError("The donor's photo shows no face; give one with a clear face.", status=422, kind="no-donor")
+        raise RayfaceError("It shows no face; give one with a clear face.", status=422, kind="no-donor")
     largest = max(range(len(work.faces)), key=lambda index: work.faces[index].size)
     return work.crops[largest]
 
@@ -216,7 +216,7 @@ def _apply(step: "Step", crops: Tensor, strengths: Tensor, params: Mapping[str, 
     """The step on one batch: new crops and, for each face, why it was left out ("" where it was not)."""
     from rayface.imaging.paste import already_sharp
 
-    native = _resize(crops, step.size)
+    native = resize_crops(crops, step.size)
     output = step(native, params)
     reasons = [""] * len(crops)
     if step.sharpens:
@@ -234,7 +234,7 @@ def _apply(step: "Step", crops: Tensor, strengths: Tensor, params: Mapping[str, 
     return (crops.float() + change).round_().clamp_(0, 255).to(torch.uint8), reasons
 
 
-def _resize(crops: Tensor, size: int) -> Tensor:
+def resize_crops(crops: Tensor, size: int) -> Tensor:
     """uint8 crops [N, 3, S, S] at another side, anti-aliased."""
     if crops.shape[-1] == size:
         return crops
@@ -290,7 +290,7 @@ def parse_faces(parser: Parser, works: Sequence[Work], every_face: Sequence[bool
 
 def _masks(parser: Parser, crops: Tensor) -> Tensor:
     """Class ids uint8 [N, S, S] of crops of any side S."""
-    masks = parser.masks(_resize(crops, parser.size))
+    masks = parser.masks(resize_crops(crops, parser.size))
     if masks.shape[-1] == crops.shape[-1]:
         return masks
     return interpolate(masks[:, None], crops.shape[-2:], mode="nearest-exact")[:, 0]
@@ -300,7 +300,7 @@ def judge_swaps(judge: SwapJudge, works: Sequence[Work]) -> list[Work]:
     """How likely each face of several photos, crops of one side, was swapped; returns new works."""
     started = time.perf_counter()
     crops = tensor(np.concatenate([work.crops for work in works]))
-    parts = [judge.judge(_resize(part, judge.size)) for part in crops.split(faces_together(judge)) if len(part)]
+    parts = [judge.judge(resize_crops(part, judge.size)) for part in crops.split(faces_together(judge)) if len(part)]
     found = torch.cat(parts).numpy() if parts else np.zeros(0, np.float32)
     results, first = [], 0
     for work in works:

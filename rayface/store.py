@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,7 +136,7 @@ class ModelStore:
         }
         networks = system.restore(config, info["networks"], states)
         for network, held in info.get("shared", {}).items():
-            networks[network] = self._shared(f"{name}@{version}", network, held)
+            networks[network] = self._shared(f"{name}@{version}", network, held, (store, self))
         for module in networks.values():
             module.eval().requires_grad_(False)
         return LoadedModel(name, version, info["system"], config, networks, info)
@@ -233,25 +233,43 @@ class ModelStore:
 
         found = {}
         for network, key in get_system(system).shared.items():
-            if not (reference := getattr(config, key)):
+            reference = getattr(config, key)
+            held = self._as_known_here(reference) if reference else None
+            if held is None:
                 continue
-            store = self._before_release()
-            ours, theirs = networks[network].state_dict(), store.load_network(reference).state_dict()
+            ours = networks[network].state_dict()
+            theirs = self._before_release().load_network(held["model"]).state_dict()
             if ours.keys() == theirs.keys() and all(ours[name].cpu().equal(theirs[name]) for name in ours):
-                info = store.info(reference)
-                found[network] = {"model": f"{info['name']}@{info['version']}", "sha256": info["sha256"]}
+                found[network] = held
         return found
 
-    def _shared(self, ref: str, network: str, held: Mapping[str, str]) -> "nn.Module":
-        """A network of the model `ref` that another one holds. Raises RayfaceError where that is not as it was."""
+    def _as_known_here(self, reference: str) -> dict[str, str] | None:
+        """`model` (name@version) and `sha256` of what `reference` means; None where that names no such model here."""
         store = self._before_release()
-        found = store.info(held["model"])["sha256"]
-        if found != held["sha256"]:
-            raise RayfaceError(
-                f"{ref}: its {network} is that of {held['model']} with the sha256 {held['sha256']}, and {self.uri} has "
-                f"one with {found}; put the store behind it that it was trained with"
-            )
-        return store.load_network(held["model"])
+        try:
+            info = store.info(reference)
+            model = f"{info['name']}@{info['version']}"  # a folder's may be another one's here
+            return {"model": model, "sha256": info["sha256"]} if store.info(model)["sha256"] == info["sha256"] else None
+        except RayfaceError as error:
+            if error.kind != "unknown-model":
+                raise
+            return None
+
+    def _shared(self, ref: str, network: str, held: Mapping[str, str], stores: "Sequence[ModelStore]") -> "nn.Module":
+        """A network of the model `ref` that another one holds, of the first of `stores` that has it as it was.
+
+        Raises RayfaceError where none has.
+        """
+        for store in stores:
+            if store._as_known_here(held["model"]) == held:
+                before = store._before_release()
+                before.commercial_only = self.commercial_only
+                return before.load_network(held["model"])
+        raise RayfaceError(
+            f"{ref}: its {network} is that of {held['model']} with the sha256 {held['sha256']}, which is not in "
+            f"{self.uri} (any more): put it there, or train {ref.partition('@')[0]} again",
+            kind="unknown-model",
+        )
 
     def _before_release(self) -> "ModelStore":
         """This store with the release weights behind it."""

@@ -33,10 +33,9 @@ class Params:
     style: str = ""  # one of records.FACIAL_HAIR, for `facial_hair`, which needs it
     add: tuple[str, ...] = ()  # of records.ATTRIBUTES, for `edit_attributes`, which needs one here or in `remove`
     remove: tuple[str, ...] = ()
-    donor: bytes = field(default=b"", repr=False)  # for `swap`: an image file; its largest face gives the identity
+    # For `swap`: whose identity is given, an aligned face uint8 [3, S, S] (`Pipeline.donor`).
+    donor: np.ndarray | None = field(default=None, repr=False, compare=False)
     consent: bool = False  # for `swap`: who asks states that the people in both photos agreed
-    # The donor's aligned face, uint8 [3, S, S], once it is found in `donor`.
-    donor_crop: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:  # also false for NaN
@@ -51,6 +50,8 @@ class Params:
             for name in getattr(self, key):
                 if name not in ATTRIBUTES:
                     raise RayfaceError(f"{key} is {name!r}; give names among: {', '.join(ATTRIBUTES)}.")
+        if self.donor is not None and getattr(self.donor, "ndim", 0) != 3:
+            raise RayfaceError("donor must be an aligned face, an array [3, S, S]; see Pipeline.donor.")
         if both := sorted(set(self.add) & set(self.remove)):
             raise RayfaceError(f"{', '.join(both)} is to be added and removed; give it once.")
         for box in self.boxes:
@@ -101,7 +102,11 @@ def parse_names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-YES_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "": False}
+def parse_consent(text: str) -> bool:
+    """What a form or a command line says of consent. Raises RayfaceError for anything but true and false."""
+    if text not in ("", "true", "false"):
+        raise RayfaceError(f"consent is {text!r}; give true or false.")
+    return text == "true"
 
 
 def check_params(params: Mapping[str, Any]) -> Params:
@@ -120,10 +125,8 @@ def check_params(params: Mapping[str, Any]) -> Params:
                 values[key] = kind(number)
             except (TypeError, ValueError):
                 raise RayfaceError(f"{key} is {values[key]!r}; give {what}.") from None
-    if isinstance(consent := values.get("consent"), str):
-        if consent.lower() not in YES_NO:
-            raise RayfaceError(f"consent is {consent!r}; give true or false.")
-        values["consent"] = YES_NO[consent.lower()]
+    if not isinstance(values.get("consent", False), bool):
+        values["consent"] = parse_consent(str(values["consent"]))
     for key in ("add", "remove"):
         if key in values:
             names = values[key]
@@ -161,18 +164,29 @@ def check_asked(steps: Sequence[str], params: Params) -> None:
         raise RayfaceError(f"facial_hair needs a style: give style, one of: {', '.join(FACIAL_HAIR)}.")
     if "edit_attributes" in steps and not (params.add or params.remove):
         raise RayfaceError("edit_attributes needs attributes: give add or remove, for example add=Smiling.")
-    if "swap" in steps:
-        if not params.donor and params.donor_crop is None:
-            raise RayfaceError("swap needs a donor: give the photo whose face is to be shown, as donor.")
-        if not params.consent:
-            raise RayfaceError(
-                "swap needs consent: give consent=true if the people in both photos agreed to it. Without their "
-                "agreement it is not done.",
-                status=403,
-                kind="consent-needed",
-            )
-    elif params.donor:
-        raise RayfaceError("donor is given and no step swaps faces; leave it out, or add the step swap.")
+    check_swap(steps, params.donor is not None, params.consent)
+
+
+def check_swap(steps: Sequence[str], donor: bool, consent: bool) -> None:
+    """Raises RayfaceError for a swap without a donor or consent, and for a donor without a swap."""
+    if "swap" not in steps:
+        if donor:
+            raise RayfaceError("donor is given and no step swaps faces; leave it out, or add the step swap.")
+        return
+    if not donor:
+        raise RayfaceError("swap needs a donor: give the photo whose face is to be shown, as donor.")
+    if not consent:
+        raise RayfaceError(
+            "swap needs consent: give consent=true if the people in both photos agreed to it. Without their agreement "
+            "it is not done.",
+            status=403,
+            kind="consent-needed",
+        )
+
+
+def of_the_donor(error: RayfaceError) -> RayfaceError:
+    """What is wrong with a photo, where that is the donor's."""
+    return RayfaceError(f"The donor's photo: {error}", status=error.status, kind=error.kind)
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -49,10 +48,6 @@ class Ingress:
         timeout_s: float | None = None,
     ) -> tuple[bytes, Json]:
         photo = await self._taken(data)
-        if params.donor:
-            donor = await self._taken(params.donor)
-            work = await self._result(lambda: self._graph.detect(donor), timeout_s)
-            params = dataclasses.replace(params, donor=b"", donor_crop=donor_of(work))
         call = partial(self._graph.process, photo, steps, params, format, quality)
         result: tuple[bytes, Json] = await self._result(call, timeout_s)
         return result
@@ -77,6 +72,10 @@ class Ingress:
         photo = await self._taken(data)
         return _faces(await self._result(lambda: self._graph.detect(photo)))
 
+    async def donor(self, data: bytes) -> np.ndarray:
+        photo = await self._taken(data)
+        return donor_of(await self._result(lambda: self._graph.detect(photo)))
+
     async def parse(self, data: bytes) -> Json:
         self._check_faces_served()
         photo = await self._taken(data)
@@ -87,8 +86,9 @@ class Ingress:
         self._check_faces_served()
         if not self._graph.finds_swaps:
             raise RayfaceError(
-                "This service does not tell swapped faces: its model store has no model of swap_detection. Train one "
-                "with `rayface train swap_detection`, or name one in settings.models as detect_swap.",
+                "This service does not tell swapped faces: its model store has no model of swap_detection that may be "
+                "used here. Train one with `rayface train swap_detection`, or name one in settings.models as "
+                "detect_swap.",
                 status=404,
                 kind="not-served",
             )

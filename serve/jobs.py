@@ -64,8 +64,13 @@ class Job:
     @property
     def held(self) -> int:
         """Bytes of photos and results."""
-        photos = sum(map(len, self.photos)) + len(self.request.params.get("donor", b""))
+        photos = sum(map(len, self.photos)) + _size_of(self.request.params)
         return photos + sum(len(item.image or b"") for item in self.outcomes if item)
+
+
+def _size_of(params: dict[str, Any]) -> int:
+    """Bytes of the donor's face, where there is one."""
+    return 0 if params.get("donor") is None else int(params["donor"].nbytes)
 
 
 Run = Callable[[JobRequest, bytes], Awaitable[tuple[bytes, Json]]]
@@ -85,7 +90,7 @@ class JobQueue:
 
     def submit(self, request: JobRequest) -> Json:
         """The new job's status. Raises Overloaded, and RayfaceError (413) for photos that never fit."""
-        size = sum(map(len, request.photos)) + len(request.params.get("donor", b""))
+        size = sum(map(len, request.photos)) + _size_of(request.params)
         if size > self._limits.bytes:
             raise RayfaceError(
                 f"The photos have {size} bytes; jobs may hold {self._limits.bytes}. Send fewer or smaller ones.",
@@ -148,7 +153,7 @@ class JobQueue:
     def _finish(self, job: Job, status: str) -> None:
         job.status, job.finished = status, datetime.now(UTC)
         job.photos = []
-        job.request = replace(job.request, params={**job.request.params, "donor": b""})
+        job.request = replace(job.request, params={**job.request.params, "donor": None})
         if status == "cancelled":
             job.outcomes = [None] * len(job.outcomes)
         asyncio.get_running_loop().call_later(self._limits.seconds, self._jobs.pop, job.identifier, None)

@@ -7,6 +7,7 @@ from fastapi import Path
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from rayface.pipeline import SWAP
 from rayface.work import Report
 from serve import problems
 from serve.negotiation import MEDIA, MIXED
@@ -137,6 +138,12 @@ class Health(TypedDict):
     deployments: dict[str, str]
 
 
+DONOR: Json = {  # of a form that swaps
+    "donor": {"type": "string", "format": "binary", "description": "whose face is shown; counts as one of the photos"},
+    "consent": {"type": "string", "enum": ["true"], "description": "the people in the photos agreed"},
+}
+
+
 def refusals(*statuses: int) -> Responses:
     """Answers that are problem documents."""
     found: Responses = {}
@@ -159,7 +166,9 @@ def image_body(settings: Settings) -> Json:
         "maxItems": most,
         "description": f"a file for each photo, at most {most}",
     }
-    form = {"type": "object", "required": ["image"], "properties": {"image": photos}}
+    form: Json = {"type": "object", "required": ["image"], "properties": {"image": photos}}
+    if SWAP in settings.steps:
+        form["properties"] |= DONOR
     content = {media: {"schema": image} for media in (*MEDIA.values(), "application/octet-stream")}
     return {"requestBody": {"required": True, "content": {**content, FORM: {"schema": form}}}}
 
@@ -167,10 +176,7 @@ def image_body(settings: Settings) -> Json:
 def swap_body(settings: Settings) -> Json:
     """The request body of /v1/swap: a form, as it brings a second photo and says that people agreed."""
     form = image_body(settings)["requestBody"]["content"][FORM]["schema"]
-    donor = {"type": "string", "format": "binary", "description": "the photo of whose face is to be shown"}
-    consent = {"type": "string", "enum": ["true"], "description": "the people in both photos agreed"}
-    properties = {**form["properties"], "donor": donor, "consent": consent}
-    asked = {"type": "object", "required": ["image", "donor", "consent"], "properties": properties}
+    asked = {**form, "required": ["image", *DONOR], "properties": {**form["properties"], **DONOR}}
     return {"requestBody": {"required": True, "content": {FORM: {"schema": asked}}}}
 
 

@@ -8,13 +8,23 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
+import numpy as np
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from rayface.errors import RayfaceError
 from rayface.pipeline import SWAP
 from rayface.records import FACIAL_HAIR
-from rayface.work import Params, check_asked, check_params, check_steps, parse_boxes, parse_names
+from rayface.work import (
+    Params,
+    check_asked,
+    check_steps,
+    check_swap,
+    of_the_donor,
+    parse_boxes,
+    parse_consent,
+    parse_names,
+)
 from serve import openapi, problems
 from serve.answers import Json, Outcome, finish, image_response, parts_response, settle
 from serve.gate import Gate
@@ -24,8 +34,9 @@ from serve.keys import key_needed
 from serve.middleware import RequestContext
 from serve.negotiation import wanted, wants_job
 from serve.settings import Settings
-from serve.upload import check_photo, receive
+from serve.upload import Received, check_photo, receive
 
+WRONG_PHOTO = (400, 413, 415, 422)
 PAGES = {"/": "page.html", "/docs": "docs.html"}
 FACE_STEPS = {
     "enhance": "Make the faces of photos clearer.",
@@ -70,6 +81,7 @@ class Service(Protocol):
     async def process(
         self, data: bytes, steps: list[str], params: Params, format: str, quality: int
     ) -> tuple[bytes, Json]: ...
+    async def donor(self, data: bytes) -> np.ndarray: ...
     async def detect(self, data: bytes) -> Json: ...
     async def parse(self, data: bytes) -> Json: ...
     async def detect_swap(self, data: bytes) -> Json: ...
@@ -247,8 +259,7 @@ def _image_answer(service: Service, gate: Gate) -> Callable[..., Awaitable[Respo
             received = await receive(request, settings, cover)
             photos = received.photos
             if received.donor or SWAP in steps:
-                given = dataclasses.asdict(params) | {"donor": received.donor, "consent": received.consent}
-                params = check_params(given)
+                params = await _with_donor(service, steps, params, received)
                 check_asked(steps, params)
                 _note_swap(request, len(photos))
             if wants_job(request.headers.getlist("prefer")):
@@ -265,6 +276,19 @@ def _image_answer(service: Service, gate: Gate) -> Callable[..., Awaitable[Respo
         return image_response(outcomes[0], want) if len(photos) == 1 else parts_response(outcomes, want)
 
     return answer
+
+
+async def _with_donor(service: Service, steps: list[str], params: Params, received: Received) -> Params:
+    """The donor's face, found once for all photos, and consent. Raises RayfaceError where one is missing."""
+    consent = parse_consent(received.consent)
+    check_swap(steps, bool(received.donor), consent)
+    try:
+        donor = await service.donor(received.donor)
+    except RayfaceError as error:
+        if error.status not in WRONG_PHOTO:
+            raise
+        raise of_the_donor(error) from error
+    return dataclasses.replace(params, donor=donor, consent=consent)
 
 
 def _note_swap(request: Request, photos: int) -> None:
@@ -292,7 +316,9 @@ def _add_face_routes(app: APIRouter, service: Service, gate: Gate) -> None:
             return await about(photo)
 
         with gate.request() as cover:
-            photos = (await receive(request, service.settings, cover)).photos
+            received = await receive(request, service.settings, cover)
+            check_swap((), bool(received.donor), False)
+            photos = received.photos
             if len(photos) == 1:
                 return JSONResponse(await one(photos[0]))
             identifier = request.state.request_id

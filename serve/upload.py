@@ -44,7 +44,7 @@ async def receive(request: Request, settings: Settings, cover: Cover) -> Receive
             status=408,
             kind="slow-upload",
         ) from None
-    cover(len(received.photos))
+    cover(len(received.photos) + bool(received.donor))
     return received
 
 
@@ -69,16 +69,16 @@ async def read_photos(request: Request, limits: Limits, max_photos: int, cover: 
     if len(received.photos) == 1:
         check_photo(received.photos[0], limits)
     if received.donor:
-        check_photo(received.donor, limits)
+        check_photo(received.donor, limits, "donor's photo")
     return received
 
 
-def check_photo(data: bytes, limits: Limits) -> None:
+def check_photo(data: bytes, limits: Limits, what: str = "image") -> None:
     """Raises RayfaceError for a photo of no bytes (400) or of more than `limits.max_bytes` (413)."""
     if not data:
-        raise RayfaceError("The image is empty (0 bytes); send the bytes of an image.", kind="empty-image")
+        raise RayfaceError(f"The {what} is empty (0 bytes); send the bytes of an image.", kind="empty-image")
     if len(data) > limits.max_bytes:
-        raise _too_large("image", limits.max_bytes)
+        raise _too_large(what, limits.max_bytes)
 
 
 def _too_large(what: str, most: int) -> RayfaceError:

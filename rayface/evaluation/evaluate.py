@@ -69,6 +69,7 @@ def evaluate(
     if loaded.system != system_name:
         raise RayfaceError(f"{loaded.ref} is a model of {loaded.system!r}, not of {system_name!r}")
     config = used_as(system, loaded.config, settings)
+    system.check_use(config, settings)
     dataset = FaceDataset(data, split, config.size, system.labels)
     if store.commercial_only:
         check_commercial(f"data set {data}", dataset_terms(dataset.manifest), "dataset.json")

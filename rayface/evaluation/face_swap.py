@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayface.detector import load_detector
+from rayface.errors import RayfaceError
 from rayface.evaluation import limits
 from rayface.evaluation.gallery import PEOPLE, SIDE, people_of
 from rayface.evaluation.judges import ask, judged_metrics, judging
 from rayface.evaluation.limits import Values
 from rayface.evaluation.metrics import bootstrap, psnr
 from rayface.evaluation.subgroups import record
+from rayface.imaging.blended_swap import FACE
 from rayface.imaging.filters import resize_images
 from rayface.randomness import generator
 from rayface.records import ATTRIBUTE_ID, PARSING_ID
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 # crops uint8 [N, 3, S, S] and donors' crops of the same shape (None: nobody's identity) -> swapped crops
 Swap = Callable[[Tensor, Tensor | None], Tensor]
 SEED = 20_260  # of the pairs
-INNER = ("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "u_lip", "l_lip")
 WIDER = 6  # px of 256 by which the face may be left: the border is soft
 # judge -> measure of the donor being the nearest of all, and of the texture's own person
 FIRST = {"identity": ("donor_first", "own_first"), "identity_second": ("donor_first_second", "own_first_second")}
@@ -47,6 +48,8 @@ def donors_of(dataset: "FaceDataset", limit: int | None) -> tuple[np.ndarray, np
     people = people_of(dataset)
     attributes = np.asarray(dataset.batch(range(len(dataset)), ("attributes",))["attributes"])
     male = attributes[:, ATTRIBUTE_ID["Male"]]
+    if len(set(people)) < 2:
+        raise RayfaceError(f"{dataset.path} shows one person in this split; swaps need two", kind="bad-labels")
     faces = np.arange(min(len(dataset), limit or len(dataset)))
     donors = []
     for face in faces:
@@ -60,7 +63,7 @@ def face_swap_report(swap: Swap, dataset: "FaceDataset", batch: int, limit: int 
     """Judge `swap` on pairs of different people of `dataset`, with intervals over pairs.
 
     `swaps`, per pair:
-    - donor_first, donor_first_second: of the donor's photo, the texture's own, and one each of PEOPLE others the
+    - donor_first, donor_first_second: of the donor's photo, the texture's own, and one each of the other PEOPLE the
       donor's is the nearest (dlib's network; FaceRes); own_first...: the texture's own is;
     - identity_distance (dlib, median) to the donor, identity_own to the texture's person;
     - landmarks: mean distance of the detector's five landmarks from where they were, in eye distances (infinite where
@@ -161,7 +164,7 @@ class _Judges:
         values: Values = {"landmarks": self._landmarks(before, after)}
         if self.parser is not None:
             masks = ask(self.parser, before, self.device)
-            inner = torch.stack([masks == PARSING_ID[name] for name in INNER]).any(0)
+            inner = torch.stack([masks == PARSING_ID[name] for name in FACE]).any(0)
             face = F.max_pool2d(inner[:, None].float(), 2 * WIDER + 1, 1, WIDER)[:, 0] > 0
             change = (after.float() - before.float()).abs().mean(1) / 255
             values["elsewhere"] = ((change * ~face).sum((1, 2)) / (~face).sum((1, 2)).clamp_min(1)).numpy()
@@ -183,8 +186,11 @@ class _Judges:
         results: list[np.ndarray | None] = []
         for found in self.detector.detect(list(crops)):
             boxes = np.asarray(found.boxes)
-            areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) if len(boxes) else boxes
-            results.append(np.asarray(found.landmarks)[int(areas.argmax())] if len(boxes) else None)
+            if not len(boxes):
+                results.append(None)
+                continue
+            areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+            results.append(np.asarray(found.landmarks)[int(areas.argmax())])
         return results
 
 

@@ -62,6 +62,8 @@ def blend_pairs(faces: Sequence[int], people: Sequence[str | None]) -> list[tupl
     if len({people[face] for face in faces}) < 2 and not any(people[face] is None for face in faces):
         raise RayfaceError("all real faces of this split are of one person; swaps need two or more", kind="bad-labels")
     pairs = []
+    if len(faces) < 2:
+        raise RayfaceError("one real face cannot be swapped with another; take more", kind="bad-labels")
     for face in faces:
         others = [
             other for other in faces if other != face and (people[other] is None or people[other] != people[face])

@@ -28,7 +28,7 @@ FADE = 0.09  # of the window's side: over which the drawing fades out at the win
 @dataclass(frozen=True)
 class FaceSwapperConfig:
     side: int = 128  # px to a side of the window as it is drawn
-    texture_side: int = 16  # of the picture of it that the texture network sees; `side`: no bottleneck
+    texture_side: int = 16  # of the picture of it that the texture network sees; 0: no bottleneck, all of `side`
     widths: tuple[int, ...] = (32, 64, 80, 80)  # channels at 1/2, 1/4, 1/8 ... of `side`
     blocks: int = 2  # of the decoder, at a level; the texture network has one
     identity: int = 128  # numbers that the recognition network gives
@@ -37,23 +37,28 @@ class FaceSwapperConfig:
     def __post_init__(self) -> None:
         if len(self.widths) < 2 or min(self.widths) < 8:
             raise ValueError("widths needs two levels or more of at least 8 channels each")
-        if self.side % 2 ** len(self.widths) or not 1 <= self.texture_side <= self.side:
+        if self.side % 2 ** len(self.widths) or not 0 <= self.texture_side <= self.side:
             raise ValueError(
                 f"side={self.side} must be divisible by {2 ** len(self.widths)} ({len(self.widths)} widths), and "
-                f"texture_side={self.texture_side} be from 1 to it"
+                f"texture_side={self.texture_side} be from 0 to it"
             )
+
+    @property
+    def seen(self) -> int:
+        """Side of the small picture, px."""
+        return self.texture_side or self.side
 
     @property
     def first_level(self) -> int:
         """The finest level that has texture features: the last that is as fine as the small picture, or finer."""
-        fine = [level for level in range(len(self.widths)) if self.side >> level + 1 >= self.texture_side]
+        fine = [level for level in range(len(self.widths)) if self.side >> level + 1 >= self.seen]
         return fine[-1] if fine else 0
 
 
 class TextureNetwork(nn.Module):
     """Crops [N, 3, S, S] in [-1, 1] -> the small picture of their window, then its texture features (E1).
 
-    The picture is [N, 3, texture_side, texture_side], and all that features know: they are float
+    The picture is `seen` px to a side, and all that features know: they are float
     [N, widths[i], s_i, s_i] at 1/2, 1/4 ... of `side`, finest first, from `first_level` on.
     """
 
@@ -64,13 +69,13 @@ class TextureNetwork(nn.Module):
         self.config = config
         widths = config.widths[config.first_level :]
         # what is larger than the finest level goes in at half its side, in four times the channels
-        self.fold = 2 if config.texture_side > config.side // 2 else 1
+        self.fold = 2 if config.seen > config.side // 2 else 1
         self.stem = nn.Conv2d(3 * self.fold**2, widths[0], 3, padding=1)
         self.levels = nn.ModuleList(ResidualBlock(width) for width in widths)
         self.downs = nn.ModuleList(nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairwise(widths))
 
     def forward(self, crops: Tensor) -> list[Tensor]:
-        small = window(crops, self.config.texture_side)
+        small = window(crops, self.config.seen)
         shown = resize_images(small, self.fold * self.config.side >> self.config.first_level + 1)
         x, features = self.stem(F.pixel_unshuffle(shown, self.fold)), [small]
         for index, level in enumerate(self.levels):

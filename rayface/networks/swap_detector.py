@@ -97,8 +97,10 @@ def residuals(images: Tensor) -> Tensor:
     """
     across, down = torch.tensor([[0, 0, 0], [1, -2, 1], [0, 0, 0]]), torch.tensor([[0, 1, 0], [0, -2, 0], [0, 1, 0]])
     both = torch.tensor([[-1, 2, -1], [2, -4, 2], [-1, 2, -1]])
+    images = images.float()
     kernels = torch.stack([across / 2, down / 2, both / 4])[:, None].to(images)
     channels = images.shape[1]
     padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
-    found = F.conv2d(padded, kernels.repeat(channels, 1, 1, 1), groups=channels)
+    with torch.autocast(images.device.type, enabled=False):  # bfloat16 has no room for them beside the pixels
+        found = F.conv2d(padded, kernels.repeat(channels, 1, 1, 1), groups=channels)
     return (RESIDUAL_SCALE * found).clamp(-3, 3)

@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from rayface.errors import RayfaceError
 from rayface.imaging.blended_swap import face_distance, swap_faces
 from rayface.imaging.filters import resize_images
 from rayface.imaging.paste import face_region
+from rayface.stages import resize_crops
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def _by_step(step: Any) -> Swap:
             pairs.texture,
             pairs.texture_landmarks,
             pairs.texture_masks,
-            {"donor_crop": donors},
+            {"donor": donors},
         )
 
     return swap
@@ -85,11 +87,12 @@ def applied(
 
     Landmarks float [N, 5, 2] and masks uint8 [N, S, S] say where the face is; see `paste.face_region`.
     """
-    native = resize_images(crops, step.size)
+    native, side = resize_crops(crops, step.size), crops.shape[-1]
     change = step(native, params or {}).float() - native.float()
-    side = crops.shape[-1]
+    if step.size != side:  # as `stages.run_step` does
+        change = interpolate(change, (side, side), mode="bicubic", align_corners=False)
     region = _around(landmarks, side) if masks is None else face_region(masks)
-    mixed = crops.float() + region[:, None] * resize_images(change, side)
+    mixed = crops.float() + region[:, None] * change
     return mixed.round().clamp(0, 255).to(torch.uint8)
 
 

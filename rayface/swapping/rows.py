@@ -39,13 +39,20 @@ def draw_rows(
     """
     _check_disjoint(splits, people)
     rows: list[Row] = []
+    if len(set(steps)) < len(steps):
+        raise RayfaceError(f"swaps: --retouch {','.join(steps)} names a step twice; name each once")
     known = [index for index, person in enumerate(people) if person is not None]
     for number, split in enumerate(SPLITS):
         faces = np.array([index for index in known if splits[index] == split], np.int64)
         names = np.array([people[index] for index in faces])
-        count = round(pairs * len(faces) / len(known)) if pairs else len(faces)
+        count = round(pairs * len(faces) / len(known)) if pairs and known else len(faces)
         if len(set(names)) < 2 or not count:
             continue
+        if count > len(faces):
+            raise RayfaceError(
+                f"swaps: --pairs {pairs} would take {count} of the {len(faces)} photos of the split {split}; each is "
+                f"given one face: ask for at most {len(known)}"
+            )
         chosen = faces[batch_indices(seed, 0, count, len(faces), f"textures of {split}")]
         textures = [int(index) for index in chosen]
         for place, texture in enumerate(textures):

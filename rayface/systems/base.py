@@ -248,6 +248,9 @@ class System:
             if isinstance(value, float) and not math.isfinite(value):
                 raise RayfaceError(f"{name}={value} is not a finite number")
 
+    def check_use(self, config: Any, settings: Sequence[str]) -> None:
+        """Raise RayfaceError for settings of its use that a model of this configuration cannot follow."""
+
     def frozen_models(self, config: Any) -> dict[str, str]:
         """`{name in PhaseState.frozen: store reference}` of the models the losses need."""
         return {name: ref for name in self.frozen_keys if (ref := getattr(config, name))}

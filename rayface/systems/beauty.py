@@ -167,6 +167,13 @@ class Beauty(System):
         if not config.feature_network:
             raise RayfaceError("feature_network is empty; give one, for example pretrained:efficientnet_lite0:4")
 
+    def check_use(self, config: BeautyConfig, settings: Sequence[str]) -> None:
+        if settings and config.face_mask.classes == 1:
+            raise RayfaceError(
+                f"{settings[0]}: this model's face mask does not know where features are, so amounts change nothing; "
+                "take one with face_mask.classes=2 (benchmarks/teach_face_mask.py makes it of this one)"
+            )
+
     def build(self, config: BeautyConfig) -> dict[str, nn.Module]:
         networks: dict[str, nn.Module] = {}
         for kind in ("ordinary", "attractive"):

@@ -6,6 +6,7 @@ identity, and the pair discriminator judges whether the two go together (E4); th
 (cross-identity step), as on the way of self-reconstruction alone who it is could come through the texture.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -116,9 +117,9 @@ class FaceSwap(System):
     step_name = "swap"
     samples_together = 2  # the second of a pair gets the first one's identity
     ablations = {  # noqa: RUF012
-        "no-bottleneck": ("swapper.texture_side=128",),
+        "no-bottleneck": ("swapper.texture_side=0",),
         "no-cross-steps": ("cross=false",),
-        "neither": ("swapper.texture_side=128", "cross=false"),
+        "neither": ("swapper.texture_side=0", "cross=false"),
         "plain-discriminator": ("pair=false",),
     }
     ablation_metrics = (
@@ -149,9 +150,10 @@ class FaceSwap(System):
 
     def check(self, config: FaceSwapConfig) -> None:
         super().check(config)
-        check_size(config.size, config.face_mask.widths)
-        if config.size % 64:
-            raise RayfaceError(f"size={config.size} must be divisible by 64, of which the window is cut")
+        check_size(MASK_SIDE, config.face_mask.widths)
+        for key in ("size", "seen_at"):
+            if getattr(config, key) % 64:
+                raise RayfaceError(f"{key}={getattr(config, key)} must be divisible by 64, of which the window is cut")
         if config.global_batch % 2:
             raise RayfaceError(f"global_batch={config.global_batch} must be even: faces come in pairs")
         if config.swapper.identity != config.recogniser.embedding:
@@ -184,9 +186,11 @@ class FaceSwap(System):
             assert isinstance(crops, Tensor)
             said.append(frozen["recognition"](to_float(crops)).cpu())
         centre.middle.copy_(torch.cat(said).mean(0))
-        return {"centre": centre}
+        return {"centre": centre, "recogniser": frozen["recognition"]}
 
     def build_for_training(self, networks: Networks, config: FaceSwapConfig, frozen: Networks) -> dict[str, nn.Module]:
+        channels: Sequence[int] = frozen["feature_network"].channels  # type: ignore[assignment]
+        made: dict[str, nn.Module] = {"discriminator": PairDiscriminator(config.discriminator, channels)}
         if "recognition" in frozen:
             given = frozen["recognition"].config
             if given != config.recogniser:
@@ -194,9 +198,18 @@ class FaceSwap(System):
                     f"the recogniser {config.recognition} is built as {given}, recogniser as {config.recogniser}: give "
                     "the same settings"
                 )
-            networks["recogniser"].load_state_dict(frozen["recognition"].state_dict())
-        channels: Sequence[int] = frozen["feature_network"].channels  # type: ignore[assignment]
-        return {"discriminator": PairDiscriminator(config.discriminator, channels)}
+            self._check_centre(networks, frozen["recognition"])
+            made["recogniser"] = copy.deepcopy(frozen["recognition"])
+        return made
+
+    @staticmethod
+    def _check_centre(networks: Networks, recogniser: nn.Module) -> None:
+        """A model that goes on (--init) has learned identities as its own recogniser tells them."""
+        before, now = networks["recogniser"].state_dict(), recogniser.state_dict()
+        if networks["centre"].middle.any() and not all(before[name].equal(now[name]) for name in now):  # type: ignore[operator]
+            raise RayfaceError(
+                "the model to go on from was trained with another recogniser: give that one, or start anew"
+            )
 
     def optimizers(self, config: FaceSwapConfig) -> dict[str, OptimizerSpec]:
         warmup = min(100, config.steps // 10)
@@ -389,7 +402,7 @@ def swapped_crops(networks: Networks, crops: Tensor, donors: Tensor | None, devi
 
 
 class SwapStep:
-    """Another person's face, at serving. Parameter `donor_crop`: for each crop the donor's, uint8 [3, S, S]."""
+    """Another person's face, at serving. Parameter `donor`: for each crop the donor's, uint8 [3, S, S]."""
 
     name = "swap"
     sharpens = False
@@ -404,5 +417,5 @@ class SwapStep:
         }
 
     def __call__(self, crops: Tensor, params: Mapping[str, Any]) -> Tensor:
-        donors = torch.stack([torch.as_tensor(np.array(donor)) for donor in params["donor_crop"]])
+        donors = torch.stack([torch.as_tensor(np.array(donor)) for donor in params["donor"]])
         return swapped_crops(self.networks, crops, resize_images(donors, self.size), self.device)

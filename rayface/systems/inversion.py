@@ -9,7 +9,7 @@ and that only what changed is carried over to the photo.
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -303,35 +303,51 @@ def edited_crops(
 ) -> list[Tensor]:  # fmt: skip
     """Crops uint8 [N, 3, S, S] edited in K ways, each float [N, A] of `wanted` [K, N, A] as in `edit`; on the CPU.
 
-    Their latents are sought once. A crop of which nothing is wanted, or that already is as wanted, stays as it is. A
-    generator is tuned to one photo alone.
+    Their latents are sought once, of all crops together. A crop of which nothing is wanted, or that already is as
+    wanted, stays as it is. A generator is tuned to one photo alone.
     """
-    if config.tuning_steps and len(crops) > 1:
-        each = [
-            edited_crops(networks, crops[n : n + 1], wanted[:, n : n + 1], labels, config, device)
-            for n in range(len(crops))
-        ]
-        return [torch.cat(ways) for ways in zip(*each, strict=True)]
     with torch.inference_mode(False), torch.enable_grad():
+        results = [crops.clone() for _ in wanted]
         photos = to_float(crops.clone().to(device)).contiguous(memory_format=torch.channels_last)
         small = resize_images(photos, networks["generator"].config.side)
         with as_served(device):
             wanted = needed(networks, small, wanted.clone().to(device), config)
-            if wanted.isnan().all():
-                return [crops.clone() for _ in wanted]
-            inverted = invert(networks, small, config)
-        results = []
-        for asked in wanted:
-            with as_served(device):
-                made = edit(networks, inverted, asked, labels, config)
-            named = ~asked.isnan()
-            if config.carried:
-                changed = carried_over(photos, inverted.drawn, made, seen_in(inverted.places, named, labels))
-            else:
-                changed = resize_images(made, photos.shape[-1])
-            changed = torch.where(named.any(1)[:, None, None, None], changed, photos)
-            results.append(to_uint8(changed.float().clamp(-1, 1)).cpu())
+            (some,) = torch.where((~wanted.isnan()).any(2).any(0))
+            if not len(some):
+                return results
+            sought = invert(networks, small[some], replace(config, tuning_steps=0))
+        for inverted, chosen in _tuned_alone(networks, sought, some, config, device):
+            for asked, result in zip(wanted[:, chosen], results, strict=True):
+                with as_served(device):
+                    made = edit(networks, inverted, asked, labels, config)
+                named = ~asked.isnan()
+                if config.carried:
+                    where = seen_in(inverted.places, named, labels)
+                    changed = carried_over(photos[chosen], inverted.drawn, made, where)
+                else:
+                    changed = resize_images(made, photos.shape[-1])
+                changed = torch.where(named.any(1)[:, None, None, None], changed, photos[chosen])
+                result[chosen.cpu()] = to_uint8(changed.float().clamp(-1, 1)).cpu()
     return results
+
+
+def _tuned_alone(
+    networks: Networks, inverted: Inverted, places: Tensor, config: InversionConfig, device: torch.device
+) -> Iterator[tuple[Inverted, Tensor]]:
+    """Inverted photos and their places among all; where generators are tuned one by one, each with its own."""
+    if not config.tuning_steps:
+        yield inverted, places
+        return
+    for one in torch.arange(len(places)).split(1):
+        photos, styles = inverted.photos[one], inverted.styles[one]
+        with as_served(device):
+            with torch.no_grad():
+                features = networks["look"](photos)
+            generator = tuned(inverted.generator, networks["look"], photos, features, styles, config)
+            with torch.no_grad():
+                drawn = generator.draw(styles)
+        latents, losses, seen = inverted.latents[one], inverted.losses[:, one], inverted.places[one]
+        yield Inverted(photos, latents, styles, drawn, generator, losses, seen), places[one]
 
 
 @torch.no_grad()

@@ -46,6 +46,9 @@ class InProcess:
         result = self._pipeline.process(decode(data, self.settings.limits), steps, params)
         return encode(result.photo, format, quality), asdict(result.report)
 
+    async def donor(self, data: bytes) -> Any:
+        return await asyncio.to_thread(self._pipeline.donor, data)
+
     async def detect(self, data: bytes) -> Json:
         return await asyncio.to_thread(self._faces, data, False)
 

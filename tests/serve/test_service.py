@@ -8,6 +8,7 @@ import json
 import re
 import select
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from rayface.imaging.codec import decode, encode
 from rayface.pipeline import Pipeline
 from rayface.records import FACIAL_HAIR
 from rayface.store import ModelStore
+from rayface.work import Params
 from tests.scenes import scene
 from tests.serve.listening import start_serve
 from tests.tiny_models import save_tiny_models
@@ -29,8 +31,17 @@ from tests.tiny_models import save_tiny_models
 pytestmark = pytest.mark.ray
 MAX_IN_FLIGHT = 6
 MAX_BYTES = 2_000_000
-SYSTEMS = ("enhancement", "parsing", "super_resolution", "beauty", "facial_hair", "attribute_editing", "swap_detection")
-STEPS = ["enhance", "upscale", "beautify", "facial_hair", "edit_attributes"]
+SYSTEMS = (
+    "enhancement",
+    "parsing",
+    "super_resolution",
+    "beauty",
+    "facial_hair",
+    "attribute_editing",
+    "face_swap",
+    "swap_detection",
+)
+STEPS = ["enhance", "upscale", "beautify", "facial_hair", "edit_attributes", "swap"]
 
 
 @dataclass
@@ -206,6 +217,37 @@ def test_attributes_give_the_pixels_of_the_pipeline(service: Running, photo: tor
         refused = service.client.post(f"/v1/attributes{query}", content=png)
         assert refused.status_code in (400, 422), refused.text
         assert said in refused.json()["detail"]
+
+
+def test_swaps_of_several_clients_have_each_its_own_donor(service: Running, photo: torch.Tensor, png: bytes) -> None:
+    pipeline = Pipeline.from_store(service.store, ["swap"])
+    donors = [encode(scene(index), "png") for index in (1, 2, 1)]
+
+    async def ask() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
+            agreed = {"consent": "true"}
+            requests = (
+                client.post("/v1/swap?format=png", files={"image": png, "donor": donor}, data=agreed)
+                for donor in donors
+            )
+            return await asyncio.gather(*requests)
+
+    answers = asyncio.run(ask())
+    for donor, answer in zip(donors, answers, strict=True):
+        assert answer.status_code == 200, answer.text
+        asked = Params(donor=pipeline.donor(donor), consent=True, faces="largest")
+        assert torch.equal(decode(answer.content), pipeline.process(photo, ["swap"], asked).photo)
+    assert answers[0].content != answers[1].content
+    report = service.client.get(f"/v1/reports/{answers[0].headers['x-request-id']}").json()
+    assert report["faces"][0]["swapped"] is not None
+    assert report["models"]["detect_swap"] == "swap_detection@1"
+    headers = {"prefer": "respond-async"}
+    files = {"image": png, "donor": donors[1]}
+    job = service.client.post("/v1/swap?format=png", files=files, data={"consent": "true"}, headers=headers)
+    where = job.headers["location"]
+    while service.client.get(where).json()["finished"] is None:
+        time.sleep(0.05)
+    assert service.client.get(f"{where}/result").content == answers[1].content
 
 
 def test_upscaling_gives_the_pixels_of_the_pipeline_within_the_limit(

@@ -127,7 +127,7 @@ def test_a_step_is_given_donors_and_its_change_is_let_through_at_the_face(drawn_
         size = 64
 
         def __call__(self, crops: Tensor, params: dict[str, list[Tensor]]) -> Tensor:
-            return torch.stack([torch.from_numpy(donor) for donor in params["donor_crop"]])
+            return torch.stack([torch.from_numpy(donor) for donor in params["donor"]])
 
     held = FaceDataset(drawn_faces).records([0, 1], ("image", "landmarks", "mask"))
     crops, landmarks, masks = _opened(held)

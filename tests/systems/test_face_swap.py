@@ -254,9 +254,9 @@ def test_the_step_gives_each_crop_its_own_donor(tmp_path: Path) -> None:
     torch.manual_seed(1)
     crops, donors = (torch.randint(0, 255, (2, 3, size, size), dtype=torch.uint8) for size in (64, 256))
     assert not step.keeps_identity
-    together = step(crops, {"donor_crop": list(donors.numpy())})
-    alone = torch.cat([step(crops[n : n + 1], {"donor_crop": [donors[n].numpy()]}) for n in range(2)])
-    other = step(crops, {"donor_crop": list(donors.flip(0).numpy())})
+    together = step(crops, {"donor": list(donors.numpy())})
+    alone = torch.cat([step(crops[n : n + 1], {"donor": [donors[n].numpy()]}) for n in range(2)])
+    other = step(crops, {"donor": list(donors.flip(0).numpy())})
     assert (together.int() - alone.int()).abs().max() <= 2  # batches round otherwise
     assert not torch.equal(together, other)
     assert torch.equal(crops[:, :, :16], together[:, :, :16])

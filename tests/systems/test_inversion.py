@@ -51,6 +51,18 @@ class Guess(nn.Module):
         return self.latents, torch.zeros_like(self.latents)
 
 
+class Nothing(nn.Module):
+    """A first guess that is the middle, of any number of photos."""
+
+    def __init__(self, latent: int) -> None:
+        super().__init__()
+        self.latent = latent
+
+    def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
+        middle = features[0].new_zeros(len(features[0]), self.latent)
+        return middle, middle
+
+
 class Bright(nn.Module):
     """Classifiers: is the lower half bright, is the upper half?"""
 
@@ -255,3 +267,20 @@ def test_what_is_so_already_is_left_alone(known: tuple[dict[str, Any], Tensor, T
     assert torch.equal(needed(networks, photos, wanted, SEARCH).isnan(), wanted.isnan())
     (same,) = edited_crops(networks, crops[:1], wanted[:1, :1], LABELS, config, torch.device("cpu"))
     assert torch.equal(same, crops[:1])
+
+
+def test_photos_of_a_batch_are_edited_as_alone_each_with_its_own_generator(
+    known: tuple[dict[str, Any], Tensor, Tensor],
+) -> None:
+    networks, faces, _ = known
+    networks = networks | {"first_guess": Nothing(networks["first_guess"].latents.shape[1])}
+    crops = ((faces.clamp(-1, 1) + 1) * 127.5).round().byte()
+    wanted = torch.full((1, len(crops), 2), float("nan"))
+    wanted[0, :2, 0] = 1
+    config = replace(SEARCH, steps=10, edit_steps=10, tuning_steps=5, start="middle")
+    (together,) = edited_crops(networks, crops, wanted, LABELS, config, torch.device("cpu"))
+    for place in range(len(crops)):
+        part = slice(place, place + 1)
+        (alone,) = edited_crops(networks, crops[part], wanted[:, part], LABELS, config, torch.device("cpu"))
+        assert (together[part].int() - alone.int()).abs().max() <= 2
+    assert torch.equal(together[2:], crops[2:])
