@@ -19,7 +19,8 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
-    return save_tiny_models(tmp_path_factory.mktemp("models"))
+    systems = ("enhancement", "parsing", "super_resolution", "face_swap", "swap_detection")
+    return save_tiny_models(tmp_path_factory.mktemp("models"), systems)
 
 
 @pytest.fixture
@@ -102,3 +103,22 @@ def test_addresses_hold_any_name_and_links_are_followed(store: ModelStore, tmp_p
     for same in (tmp_path / "link", f"file://{photos}"):
         with pytest.raises(RayfaceError, match="the input itself"):
             apply_steps(["upscale"], str(photos), str(same), store)
+
+
+def test_a_swap_is_of_one_donor_wherever_the_workers_run(
+    ray_cluster: None, store: ModelStore, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rayface.apply import apply_steps
+
+    monkeypatch.chdir(tmp_path)
+    Path("donor.png").write_bytes(encode(scene(9), "png"))
+    asked = Application(["swap"], ["donor=donor.png", "consent=true"])
+    pinned = apply_pass.pinned_models(asked, store)
+    assert pinned["detect_swap"] == "swap_detection@1"
+    apply_to_all(asked, str(photos), str(tmp_path / "out"), store, workers=1)
+    alone = apply_steps(["swap"], str(photos / "a.png"), str(tmp_path / "a.png"), store, asked.assignments)
+    assert (tmp_path / "out" / "a.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+    assert alone["photos"][0]["changed"] == 1
+    before = apply_pass._donor_digest(asked)
+    Path("donor.png").write_bytes(encode(scene(8), "png"))
+    assert apply_pass._donor_digest(asked) != before, "another donor is another pass"

@@ -230,6 +230,39 @@ def test_the_recogniser_is_not_stored_twice(with_dlib: Path) -> None:
     assert all(dlib[name].equal(value) for name, value in loaded.networks["recogniser"].state_dict().items())
 
 
+def test_what_another_store_holds_is_stored_here_too(tmp_path: Path) -> None:
+    """A reference to a model's folder, or one of its own versions, says nothing in another store."""
+    system = get_system("face_swap")
+    recogniser = get_system("recognition")
+    held = recogniser.config("tiny")
+    ours = system.config("tiny")
+    elsewhere = ModelStore(tmp_path / "elsewhere")
+    networks = recogniser.build(held)
+    elsewhere.save("recognition", "recognition", held, {"recogniser": networks["recogniser"]})
+    for reference in (elsewhere.folder("recognition"), "recognition@1"):
+        config = replace(ours, recognition=reference)
+        store = ModelStore(tmp_path / "here")
+        ref = store.save(
+            "face_swap", "face_swap", config, {**system.build(config), "recogniser": networks["recogniser"]}
+        )
+        assert "shared" not in store.info(ref)
+        loaded = store.load(ref).networks["recogniser"].state_dict()
+        assert all(loaded[name].equal(value) for name, value in networks["recogniser"].state_dict().items())
+
+
+def test_a_model_in_a_folder_finds_its_recogniser_beside_it(tmp_path: Path) -> None:
+    system, recogniser = get_system("face_swap"), get_system("recognition")
+    held = recogniser.config("tiny")
+    store = ModelStore(tmp_path / "there")
+    network = recogniser.build(held)["recogniser"]
+    store.save("recognition", "recognition", held, {"recogniser": network})
+    config = replace(system.config("tiny"), recognition="recognition@1")
+    ref = store.save("face_swap", "face_swap", config, {**system.build(config), "recogniser": network})
+    assert store.info(ref)["shared"]["recogniser"]["model"] == "recognition@1"
+    loaded = ModelStore(tmp_path / "other").load(store.folder(ref))
+    assert loaded.networks["recogniser"].state_dict().keys() == network.state_dict().keys()
+
+
 def test_a_recogniser_that_was_changed_is_stored(tmp_path: Path) -> None:
     system = get_system("face_swap")
     settings = ["recognition=pretrained:dlib", "swapper.identity=128", "recogniser.embedding=128"]
