@@ -34,9 +34,12 @@ def test_two_ranks_of_eight_equal_one_of_sixteen(drawn_faces: str, tmp_path: Pat
     for processes in (1, 2):
         torchrun(processes, drawn_faces, tmp_path / str(processes), *settings)
     one, two = (losses(tmp_path / str(processes) / "enhancement") for processes in (1, 2))
-    trails = [(tmp_path / str(n) / "enhancement" / "pruning_trail.json").read_text() for n in (1, 2)]
-    assert len(json.loads(trails[0])) > 5
-    assert trails[0] == trails[1]
+    trails = [json.loads((tmp_path / str(n) / "enhancement" / "pruning_trail.json").read_text()) for n in (1, 2)]
+    assert len(trails[0]) > 5
+    for ours, theirs in zip(*trails, strict=True):  # scores are in dB and rounded; all else is the same
+        assert theirs == {
+            key: pytest.approx(value, abs=2e-3) if "score" in key else value for key, value in ours.items()
+        }
     assert len(one) == 20
     strengths = {value for line in one for key, value in line.items() if key.endswith("strength/blur")}
     assert len(strengths) > 1
