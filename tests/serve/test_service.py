@@ -449,6 +449,10 @@ def test_a_deployment_for_every_stage_gives_the_same(service: Running, png: byte
             apart = service.client.post("/apart" + path, content=png)
             assert together.status_code == apart.status_code == 200, apart.text
             assert together.content == apart.content, path
+        form = {"files": {"image": png, "donor": encode(scene(1), "png")}, "data": {"consent": "true"}}
+        together, apart = (service.client.post(f"{at}/v1/swap?format=png", **form) for at in ("", "/apart"))
+        assert together.status_code == apart.status_code == 200, apart.text
+        assert together.content == apart.content
         enhanced = service.client.post("/apart/v1/enhance", content=png)
         report = service.client.get(f"/apart/v1/reports/{enhanced.headers['x-request-id']}").json()
         assert set(report["timings_ms"]) >= {"decode", "detect", "enhance", "identify", "parse", "fuse", "encode"}
@@ -463,6 +467,7 @@ def test_a_deployment_for_every_stage_gives_the_same(service: Running, png: byte
             "beautifier",
             "facial_hair",
             "edit_attributes",
+            "swapper",
             "guard",
             "parser",
             "swap_detector",
@@ -500,6 +505,7 @@ def test_models_health_page_and_openapi(service: Running) -> None:
         "/v1/beautify",
         "/v1/facial-hair",
         "/v1/attributes",
+        "/v1/swap",
         "/v1/detect",
         "/v1/parse",
         "/v1/detect-swap",
