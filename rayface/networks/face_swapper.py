@@ -200,7 +200,10 @@ def composed(crops: Tensor, drawn: Tensor, where: Tensor) -> Tensor:
 
 
 class FaceSwapper(nn.Module):
-    """`swap` as one network, for exported files: crops above their donors' crops, float [N, 6, S, S] in [-1, 1]."""
+    """`swap` as one network: crops above their donors' crops, float [N, 6, S, S] in [-1, 1].
+
+    Of crops alone, [N, 3, S, S], the same faces, made again of their own texture and identity.
+    """
 
     outputs = ("swapped",)
 
@@ -210,18 +213,4 @@ class FaceSwapper(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         networks = dict(self.networks.items())
-        return swap(networks, pictures[:, :3], identities(networks, pictures[:, 3:]))
-
-
-class MadeAgain(nn.Module):
-    """Crops float [N, 3, S, S] in [-1, 1] -> the same faces, made again of their own texture and identity."""
-
-    outputs = ("faces",)
-
-    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self.networks = nn.ModuleDict({name: networks[name] for name in NETWORKS})
-
-    def forward(self, crops: Tensor) -> Tensor:
-        networks = dict(self.networks.items())
-        return swap(networks, crops, identities(networks, crops))
+        return swap(networks, pictures[:, :3], identities(networks, pictures[:, -3:]))

@@ -26,7 +26,7 @@ from rayface.networks.efficientnet_lite import EfficientNetLite, EfficientNetLit
 from rayface.networks.face_generator import FaceGenerator, FaceGeneratorConfig, FirstGuess, Redrawn
 from rayface.networks.parser import Parser, ParserConfig
 from rayface.networks.projected_discriminator import ProjectedDiscriminator, ProjectedDiscriminatorConfig
-from rayface.records import ATTRIBUTE_ID, ATTRIBUTES, PARSING_ID
+from rayface.records import ATTRIBUTE_ID, ATTRIBUTES
 from rayface.systems.base import (
     Batch,
     ExportView,
@@ -37,6 +37,7 @@ from rayface.systems.base import (
     System,
     SystemConfig,
 )  # fmt: skip
+from rayface.systems.constraints import parts_seen
 from rayface.systems.inversion import (
     PLACES,
     AttributeEditingStep,
@@ -402,12 +403,8 @@ class AttributeEditing(System):
     def _places_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
         """Where PLACES are, as the parser sees it."""
         images = batch["moved"]
-        with torch.no_grad():
-            parts = state.frozen["parser"](resize_images(images, state.config.asked_at)).float().softmax(1)
-            wanted = torch.stack(
-                [parts[:, [PARSING_ID[name] for name in names]].sum(1) for names in PLACES.values()], 1
-            )
-            wanted = resize_images(wanted, images.shape[-1]).clamp(0, 1)
+        groups = tuple(PLACES.values())
+        wanted = parts_seen(state.frozen["parser"], images, groups, state.config.asked_at, images.shape[-1])
         logits = networks["places"](images).float()
         return F.binary_cross_entropy_with_logits(logits, wanted), {}
 

@@ -49,7 +49,7 @@ from rayface.systems.base import (
     check_size,
 )
 from rayface.systems.beauty_losses import BeautyLosses, halves, likeness
-from rayface.systems.constraints import FACE, FEATURES, attractive_term, divergence, parsing_terms, share_of
+from rayface.systems.constraints import FACE, FEATURES, attractive_term, divergence, parsing_terms, parts_seen
 from rayface.systems.losses import identity_loss
 
 if TYPE_CHECKING:
@@ -265,10 +265,8 @@ class Beauty(System):
     def _face_mask_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
         """Where the face is, as NetS sees it: what may be changed. And where its features are: what changes less."""
         images, config = batch["image"], state.config
-        with torch.no_grad():
-            parts = state.frozen["parser"](resize_images(images, config.asked_at)).float().softmax(1)
-            shares = torch.cat([share_of(parts, names) for names in (FACE, FEATURES)], 1)
-            wanted = resize_images(shares[:, : config.face_mask.classes], config.size)
+        groups = (FACE, FEATURES)[: config.face_mask.classes]
+        wanted = parts_seen(state.frozen["parser"], images, groups, config.asked_at, config.size)
         return F.binary_cross_entropy_with_logits(networks["face_mask"](images).float(), wanted), {}
 
     def _translation_loss(

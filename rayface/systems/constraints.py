@@ -57,6 +57,15 @@ def share_of(parts: Tensor, names: Sequence[str]) -> Tensor:
     return parts[:, [PARSING_ID[name] for name in names]].sum(1, keepdim=True)
 
 
+@torch.no_grad()
+def parts_seen(parser: nn.Module, images: Tensor, groups: Sequence[Sequence[str]], asked_at: int, side: int) -> Tensor:
+    """How likely each pixel is of one of the parts of each group, as NetS sees pictures [N, 3, S, S]: what small
+    networks that say where these are learn. Float [N, groups, side, side] in [0, 1]; NetS is asked at `asked_at` px.
+    """
+    parts = parser(resize_images(images, asked_at)).float().softmax(1)
+    return resize_images(torch.cat([share_of(parts, names) for names in groups], 1), side).clamp(0, 1)
+
+
 def _uneven(beautified: Tensor, ordinary: Tensor, skin: Tensor) -> Tensor:
     """How much more skin differs from what is around it than it did; less is free. `skin` is [N, 1, S, S] of 0 to 1."""
     more = ordinary.new_zeros(())

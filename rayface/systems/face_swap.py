@@ -27,7 +27,6 @@ from rayface.networks.face_swapper import (
     Centre,
     FaceSwapper,
     FaceSwapperConfig,
-    MadeAgain,
     SwapDecoder,
     TextureNetwork,
     composed,
@@ -53,7 +52,7 @@ from rayface.systems.base import (
     SystemConfig,
     check_size,
 )
-from rayface.systems.constraints import FACE, share_of
+from rayface.systems.constraints import FACE, parts_seen
 from rayface.systems.face_swap_losses import attributes_term, moved_parts
 from rayface.systems.losses import detail_loss
 
@@ -82,16 +81,13 @@ class FaceSwapConfig(SystemConfig):
     global_batch: int = 8  # half are made again, half get the identity of the face before
     steps: int = 20_000
     swapper: FaceSwapperConfig = field(default_factory=FaceSwapperConfig)
-    recogniser: RecogniserConfig = field(
-        default_factory=lambda: RecogniserConfig(hidden=(32, 48, 64, 72, 64))
-    )  # the frozen one's own
+    # the frozen one's own
+    recogniser: RecogniserConfig = field(default_factory=lambda: RecogniserConfig(hidden=(32, 48, 64, 72, 64)))
     face_mask: ParserConfig = field(default_factory=lambda: ParserConfig((8, 16, 24, 32, 48), 1, 1))
     discriminator: ProjectedDiscriminatorConfig = field(default_factory=ProjectedDiscriminatorConfig)
     losses: FaceSwapLosses = field(default_factory=FaceSwapLosses)
     cross: bool = True  # cross-identity steps; False: every face is made again from its own identity (E4 alone)
-    cross_from: int = (
-        1_200  # steps in which faces are only made again: who it is means little in what looks like nobody
-    )
+    cross_from: int = 1_200  # steps in which faces are only made again; before, they look like nobody
     pair: bool = True  # the discriminator sees the texture image too (E4); False: the made one alone
     strangers: float = 0.2  # cosine of the recogniser up to which two people count as no more alike than strangers
     light_side: int = 12  # px to a side of the picture in which light is compared
@@ -327,9 +323,7 @@ class FaceSwap(System):
 
     def _face_mask_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
         """Where the face is, as NetS sees it: what may be drawn anew."""
-        with torch.no_grad():
-            parts = state.frozen["parser"](batch["image"]).float().softmax(1)
-            face = resize_images(share_of(parts, FACE), MASK_SIDE)
+        face = parts_seen(state.frozen["parser"], batch["image"], (FACE,), state.config.size, MASK_SIDE)
         logits = networks["face_mask"](resize_images(batch["image"], MASK_SIDE)).float()
         return F.binary_cross_entropy_with_logits(logits, face), {}
 
@@ -349,7 +343,7 @@ class FaceSwap(System):
         return face_swap_report(change, dataset, config.global_batch, limit)
 
     def of_pictures(self, networks: Networks) -> nn.Module:
-        return MadeAgain(networks)
+        return FaceSwapper(networks)
 
     def sample_grid(self, networks: Networks, batch: Batch, config: FaceSwapConfig) -> Tensor:
         """Rows: textures; made again; with the identity of the next face; of the one after it."""
@@ -394,10 +388,9 @@ def swapped_crops(networks: Networks, crops: Tensor, donors: Tensor | None, devi
         return to_float(pictures.to(device)).contiguous(memory_format=torch.channels_last)
 
     with as_served(device):
+        identity = identities(networks, prepared(crops if donors is None else donors))
         if donors is None:
-            identity = torch.zeros_like(identities(networks, prepared(crops)))
-        else:
-            identity = identities(networks, prepared(donors))
+            identity = torch.zeros_like(identity)
         return to_uint8(swap(networks, prepared(crops), identity).clamp(-1, 1)).cpu()
 
 
