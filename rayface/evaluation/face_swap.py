@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rayface.detector import load_detector
 from rayface.errors import RayfaceError
 from rayface.evaluation import limits
-from rayface.evaluation.gallery import PEOPLE, SIDE, people_of
+from rayface.evaluation.gallery import SIDE, Gallery, people_in, people_of
 from rayface.evaluation.judges import ask, judged_metrics, judging
 from rayface.evaluation.limits import Values
 from rayface.evaluation.metrics import bootstrap, psnr
@@ -74,7 +74,7 @@ def face_swap_report(swap: Swap, dataset: "FaceDataset", batch: int, limit: int 
     PSNR and perceptual distance of faces that are given their own identity.
     """
     faces, donors = donors_of(dataset, limit)
-    judges = _Judges(dataset, batch)
+    judges, people = _Judges(dataset, batch), people_of(dataset)
     parts: dict[str, list[Values]] = {"swaps": [], "nobody": [], "again": []}
     metrics = {name: metric for name, metric in judged_metrics().items() if name == "perceptual_distance"}
     for start in range(0, len(faces), batch):
@@ -85,16 +85,16 @@ def face_swap_report(swap: Swap, dataset: "FaceDataset", batch: int, limit: int 
         before = resize_images(crops, SIDE)
         known = judges.known(before), judges.known(resize_images(given, SIDE))
         after = resize_images(swap(crops, given), SIDE)
-        people = judges.people[some], judges.people[theirs]
-        parts["swaps"].append(judges.compared(after, *known, *people) | judges.kept(before, after))
+        whose = people[some], people[theirs]
+        parts["swaps"].append(judges.compared(after, *known, *whose) | judges.kept(before, after))
         nobody = resize_images(swap(crops, None), SIDE)
-        own = judges.compared(nobody, *known, *people)
+        own = judges.compared(nobody, *known, *whose)
         parts["nobody"].append({name: value for name, value in own.items() if name.startswith("own_first")})
         again = resize_images(swap(crops, crops), SIDE)
         measures = {"psnr": psnr(again, before)} | {name: metric(again, before) for name, metric in metrics.items()}
         parts["again"].append({name: np.asarray(value) for name, value in measures.items()})
     joined = {name: _joined(some) for name, some in parts.items()}
-    report: dict[str, Any] = {"pairs": len(faces), "people": len(judges.held)}
+    report: dict[str, Any] = {"pairs": len(faces), "people": people_in(dataset)}
     shares = [name for both in FIRST.values() for name in both]
     report["swaps"] = limits.summary(joined["swaps"], LIMITS, shares)
     for part in ("nobody", "again"):
@@ -120,9 +120,6 @@ class _Judges:
     def __init__(self, dataset: "FaceDataset", batch: int) -> None:
         panel = judging()
         self.device = panel.device
-        self.people = people_of(dataset)
-        held, chosen = np.unique(self.people, return_index=True)
-        self.held, chosen = held[:PEOPLE], chosen[:PEOPLE]
         self.identity: dict[str, nn.Module] = {}
         for judge, names in FIRST.items():
             extra = ("identity_distance", "identity_own") if judge == "identity" else ()
@@ -131,12 +128,7 @@ class _Judges:
                 self.identity[judge] = network
         self.parser = panel.network("parsing", ("elsewhere",))
         self.detector = load_detector()
-        gallery: list[dict[str, Tensor]] = []
-        for start in range(0, len(chosen), batch):
-            crops = dataset.batch(chosen[start : start + batch])["image"]
-            assert isinstance(crops, Tensor)
-            gallery.append(self.known(resize_images(crops, SIDE)))
-        self.gallery = {judge: torch.cat([part[judge] for part in gallery]) for judge in self.identity}
+        self.galleries = {judge: Gallery(dataset, network, batch) for judge, network in self.identity.items()}
 
     def known(self, crops: Tensor) -> dict[str, Tensor]:
         """What the identity judges see in crops uint8 [N, 3, SIDE, SIDE]: float [N, D] each."""
@@ -147,11 +139,12 @@ class _Judges:
     ) -> Values:
         """Who swapped crops look like: `own` and `donors` are what judges saw in photos of `person` and `donor`."""
         values: Values = {}
-        others = torch.from_numpy((donor[:, None] == self.held) | (person[:, None] == self.held))
         for judge, seen in self.known(after).items():
+            gallery = self.galleries[judge]
+            others = torch.from_numpy((donor[:, None] == gallery.held) | (person[:, None] == gallery.held))
             distance = _euclidean if judge == "identity" else _cosine
             to_donor, to_own = (distance(seen, each[judge][:, None])[:, 0] for each in (donors, own))
-            rest = distance(seen, self.gallery[judge]).masked_fill(others, float("inf")).amin(1)
+            rest = distance(seen, gallery.embeddings).masked_fill(others, float("inf")).amin(1)
             donor_first, own_first = FIRST[judge]
             values[donor_first] = (to_donor < torch.minimum(to_own, rest)).float().numpy()
             values[own_first] = (to_own < torch.minimum(to_donor, rest)).float().numpy()

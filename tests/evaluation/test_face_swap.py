@@ -1,5 +1,7 @@
 """The report of swapped faces: what counts as the donor's, as the texture's own, and as kept."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -45,9 +47,9 @@ def test_distances_are_those_of_every_pair() -> None:
 
 def test_the_donor_comes_first_only_where_it_is_nearer_than_all_others(faces: FaceDataset) -> None:
     judges = _Judges.__new__(_Judges)
-    judges.held = np.array(["a", "b", "c", "d"])
     gallery = torch.eye(4)
-    judges.gallery = {"identity": gallery}
+    held = SimpleNamespace(held=np.array(["a", "b", "c", "d"]), embeddings=gallery)
+    judges.galleries = {"identity": held}  # type: ignore[dict-item]
     person, donor = np.array(["a", "a", "a"]), np.array(["b", "b", "b"])
     after = torch.stack([gallery[1] * 0.9, gallery[0] * 0.9, gallery[2] * 0.9])  # the donor; the own; somebody else
     judges.known = lambda crops: {"identity": after}  # type: ignore[method-assign]
