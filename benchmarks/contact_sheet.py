@@ -51,13 +51,12 @@ def main() -> None:
     before = dataset.batch(chosen)["image"]
     assert isinstance(before, torch.Tensor)
     asked = check_params(dict(param.split("=", 1) for param in arguments.param))
+    check_asked([arguments.step], asked)
     params = {name: [getattr(asked, name)] * len(before) for name in STEP_PARAMS}
     shown = [before]
     if arguments.step == SWAP:
         shown.append(before.roll(1, 0))
         params["donor"] = list(shown[-1].numpy())
-    else:
-        check_asked([arguments.step], asked)
     change = step(before, params).float() - before.float()
     after = (before.float() + arguments.strength * change).round().clamp(0, 255).to(torch.uint8)
     parts = zip(*(crops.split(COLUMNS) for crops in (*shown, after)), strict=True)

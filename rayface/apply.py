@@ -58,9 +58,8 @@ class Application:
         }
         donor = given.pop("donor", "")
         params = check_params(given)
+        check_asked(self.steps, params)
         check_swap(self.steps, bool(donor), params.consent)
-        if not donor:
-            check_asked(self.steps, params)
         pipeline = Pipeline.from_store(
             store, self.steps, self.chosen_models(), device, identity_guard=action, similarity_threshold=threshold
         )
@@ -70,7 +69,6 @@ class Application:
                 params = dataclasses.replace(params, donor=pipeline.donor(read_donor(donor)))
             except RayfaceError as error:
                 raise of_the_donor(error) from error
-            check_asked(self.steps, params)
         return Applied(pipeline, list(self.steps), params)
 
 

@@ -38,6 +38,7 @@ from rayface.work import (
     check_asked,
     check_params,
     check_steps,
+    check_swap,
 )
 
 if TYPE_CHECKING:
@@ -217,6 +218,7 @@ class Pipeline:
         names = check_steps(steps, self.steps)
         checked = params if isinstance(params, Params) else check_params(params or {})
         check_asked(names, checked)
+        check_swap(names, checked.donor is not None, checked.consent)
         current, work = Photo.of(photo), None
         with torch.inference_mode():
             for name in (name for name in names if name in photo_steps()):

@@ -262,9 +262,8 @@ class ModelStore:
         """
         for store in stores:
             if store._as_known_here(held["model"]) == held:
-                before = store._before_release()
-                before.commercial_only = self.commercial_only
-                return before.load_network(held["model"])
+                only = store.commercial_only or self.commercial_only
+                return ModelStore(store.uri, store.fallback or release_store(), only).load_network(held["model"])
         raise RayfaceError(
             f"{ref}: its {network} is that of {held['model']} with the sha256 {held['sha256']}, which is not in "
             f"{self.uri} (any more): put it there, or train {ref.partition('@')[0]} again",

@@ -159,12 +159,11 @@ def check_steps(steps: Sequence[str], known: Collection[str]) -> list[str]:
 
 
 def check_asked(steps: Sequence[str], params: Params) -> None:
-    """Raises RayfaceError where a step needs a parameter that is not given."""
+    """Raises RayfaceError where a step needs a parameter that is not given; of a swap see `check_swap`."""
     if "facial_hair" in steps and not params.style:
         raise RayfaceError(f"facial_hair needs a style: give style, one of: {', '.join(FACIAL_HAIR)}.")
     if "edit_attributes" in steps and not (params.add or params.remove):
         raise RayfaceError("edit_attributes needs attributes: give add or remove, for example add=Smiling.")
-    check_swap(steps, params.donor is not None, params.consent)
 
 
 def check_swap(steps: Sequence[str], donor: bool, consent: bool) -> None:

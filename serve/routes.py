@@ -248,8 +248,7 @@ def _image_answer(service: Service, gate: Gate) -> Callable[..., Awaitable[Respo
         started, identifier = time.perf_counter(), request.state.request_id
         want = wanted(request.headers.get("accept", ""), format)
         steps = check_steps(names, settings.steps)
-        if SWAP not in steps:  # whose donor and consent come with the photo
-            check_asked(steps, params)
+        check_asked(steps, params)
 
         async def process(photo: bytes) -> tuple[bytes, Json]:
             check_photo(photo, settings.limits)
@@ -260,7 +259,6 @@ def _image_answer(service: Service, gate: Gate) -> Callable[..., Awaitable[Respo
             photos = received.photos
             if received.donor or SWAP in steps:
                 params = await _with_donor(service, steps, params, received)
-                check_asked(steps, params)
                 _note_swap(request, len(photos))
             if wants_job(request.headers.getlist("prefer")):
                 given = dataclasses.asdict(params)

@@ -14,15 +14,8 @@ from serve.jobs import JobLimits
 from serve.keys import check_digests
 
 LAYOUTS = ("together", "separate")
-STAGES = (
-    "detector",
-    "step",
-    "photo_step",
-    "guard",
-    "parser",
-    "swaps",
-    "fusion",
-)  # settings of a photo's way, each a `Stage`
+# settings of a photo's way, each a `Stage`
+STAGES = ("detector", "step", "photo_step", "guard", "parser", "swaps", "fusion")
 MOST_THREADS = 4  # more hardly make a network faster on crops of 256 px
 
 
