@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from pyarrow import fs
 
+from rayface.credentials import CredentialSettings, Signer, xmp
 from rayface.errors import RayfaceError
 from rayface.storage import open_filesystem, write_bytes
 from rayface.store import ModelStore
@@ -33,6 +34,7 @@ class Application:
     steps: Sequence[str]
     assignments: Sequence[str] = ()
     models: Sequence[str] = ()
+    credentials: CredentialSettings = dataclasses.field(default_factory=CredentialSettings)  # who signs the results
 
     def chosen_models(self) -> dict[str, str]:
         return dict(_assignment("--model", text, "enhance=enhancement@2") for text in self.models)
@@ -50,7 +52,7 @@ class Application:
         from rayface.pipeline import Pipeline
         from rayface.work import check_asked, check_params, check_swap, of_the_donor
 
-        values = self.settings()
+        signer, values = Signer(self.credentials), self.settings()
         megapixels = _megapixels(values.pop("max_output_megapixels", None))
         action, threshold = self.guard()
         given: dict[str, Any] = {
@@ -69,7 +71,7 @@ class Application:
                 params = dataclasses.replace(params, donor=pipeline.donor(read_donor(donor)))
             except RayfaceError as error:
                 raise of_the_donor(error) from error
-        return Applied(pipeline, list(self.steps), params)
+        return Applied(pipeline, list(self.steps), params, signer)
 
 
 @dataclasses.dataclass
@@ -79,6 +81,7 @@ class Applied:
     pipeline: "Pipeline"
     steps: list[str]
     params: Any
+    signer: Signer
 
     def one(self, source: str, target: str) -> dict[str, Any]:
         """Write the result of one photo, whole or not at all, and report it; folders or addresses."""
@@ -86,12 +89,14 @@ class Applied:
 
         filesystem, path = open_filesystem(source)
         with filesystem.open_input_stream(path) as stream:
-            photo = decode(stream.read())
-        result = self.pipeline.process(photo, self.steps, self.params)
-        suffix = PurePosixPath(target).suffix.lower()
+            original = stream.read()
+        result = self.pipeline.process(decode(original), self.steps, self.params)
+        report = dataclasses.asdict(result.report)
+        format = SUFFIXES[PurePosixPath(target).suffix.lower()]
+        picture = encode(result.photo, format, xmp=xmp(report))  # type: ignore[arg-type]
         filesystem, path = open_filesystem(target)
-        write_bytes(encode(result.photo, SUFFIXES[suffix]), path, filesystem)  # type: ignore[arg-type]
-        return {"photo": source, "result": target, **dataclasses.asdict(result.report)}
+        write_bytes(self.signer.sign(picture, format, report, original), path, filesystem)
+        return {"photo": source, "result": target, "signer": self.signer.name, **report}
 
     def one_of_many(self, source: str, target: str) -> dict[str, Any]:
         """The same; a photo that cannot be processed is reported as `error`, and does not stop the others.
@@ -117,14 +122,15 @@ def apply_steps(
     store: ModelStore,
     assignments: Sequence[str] = (),
     models: Sequence[str] = (),
+    credentials: CredentialSettings = CredentialSettings(),
 ) -> dict[str, Any]:
     """Run `steps` on a photo, or on every photo of a folder into the folder `target`, and report what was done.
 
-    `assignments`, `models`: see Application. In a folder, a picture that cannot be processed is listed in the report
-    and does not stop the others; results of BMP and TIFF are PNG, existing results are replaced. Raises RayfaceError
-    for a missing source, an unknown output format or a bad parameter.
+    `assignments`, `models`, `credentials`: see Application. In a folder, a picture that cannot be processed is listed
+    in the report and does not stop the others; results of BMP and TIFF are PNG, existing results are replaced.
+    Raises RayfaceError for a missing source, an unknown output format or a bad parameter.
     """
-    application = Application(steps, assignments, models)
+    application = Application(steps, assignments, models, credentials)
     if is_folder(source):
         photos = list_photos(source, target)
         prepared = application.prepare(store)

@@ -5,6 +5,7 @@ OUTPUT/.rayface-apply/reports-00012.jsonl  a finished chunk of photos, a line fo
 OUTPUT/reports.jsonl                       all of them, at the end; the folder above is then deleted
 """
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -16,6 +17,7 @@ from pyarrow import fs
 
 from rayface import storage
 from rayface.apply import Application, list_photos, paths, read_donor
+from rayface.credentials import CredentialSettings
 from rayface.data.passes import Tell, as_value, claim, run_pass
 from rayface.errors import RayfaceError
 from rayface.store import ModelStore, open_store
@@ -59,6 +61,7 @@ def apply_to_all(
     task = {
         "steps": list(application.steps), "assignments": _absolute_donor(application),
         "models": [f"{stage}={ref}" for stage, ref in pinned.items()], "store": storage.absolute(store.uri),
+        "credentials": _absolute_files(application.credentials),
         "commercial_only": commercial_only, "device": "cuda" if gpu else "cpu", "source": source, "target": target,
     }  # fmt: skip
     names = [name for name, _ in photos]
@@ -126,6 +129,12 @@ def _absolute_donor(application: Application) -> list[str]:
     return [f"{key}={value}" for key, value in settings.items()]
 
 
+def _absolute_files(credentials: CredentialSettings) -> dict[str, str]:
+    """Paths as they are for workers too; the files must be on all nodes, as the key goes nowhere."""
+    files = {key: storage.absolute(path) for key in ("certificate", "key") if (path := getattr(credentials, key))}
+    return {**dataclasses.asdict(credentials), **files}
+
+
 def _chunk_name(start: int) -> str:
     return f"reports-{start // CHUNK:06d}.jsonl"
 
@@ -151,7 +160,9 @@ class Applier:
         try:
             if self.applied is None:
                 store = open_store(task["store"], task["commercial_only"])
-                application = Application(task["steps"], task["assignments"], task["models"])
+                application = Application(
+                    task["steps"], task["assignments"], task["models"], CredentialSettings(**task["credentials"])
+                )
                 self.applied = application.prepare(store, task["device"])
             reports = [self.applied.one_of_many(*paths(task["source"], task["target"], name)) for name in names]
             _write_reports(reports, task["target"], chunk["chunk"])

@@ -22,10 +22,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 models_app = typer.Typer(help="The model store: list, show, promote, import, export.", no_args_is_help=True)
+credentials_app = typer.Typer(help="Content credentials: who changed a picture, and how.", no_args_is_help=True)
 data_app.command("label")(data_label)
 data_app.command("swaps")(data_swaps)
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
+app.add_typer(credentials_app, name="credentials")
 
 Set = Annotated[list[str], typer.Option("--set", help="key=value, or system.key=value; may be repeated")]
 CommercialOnly = Annotated[
@@ -174,6 +176,9 @@ def apply(
         typer.Option(help="a folder by so many processes on the Ray cluster; -1: one a CPU (or GPU); 0: in this one"),
     ] = 0,
     gpu: Annotated[bool, typer.Option("--gpu", help="one GPU a process; with --workers")] = False,
+    certificate: Annotated[str, typer.Option(help="PEM file of who signs the results; none: one made now")] = "",
+    key: Annotated[str, typer.Option(help="PEM file of its private key")] = "",
+    timestamps: Annotated[str, typer.Option(help="address of a time-stamp authority, asked for each result")] = "",
 ) -> None:
     """Change a photo, or every photo of a folder, without a server.
 
@@ -181,23 +186,54 @@ def apply(
     """
     from rayface.apply import Application, apply_steps, is_folder
     from rayface.apply_pass import apply_to_all
+    from rayface.credentials import CredentialSettings
     from rayface.store import open_store
 
     opened = open_store(store or None, commercial_only)
-    words = steps.split(",")
+    words, credentials = steps.split(","), CredentialSettings(certificate, key, timestamps)
     if gpu and not workers:
         raise RayfaceError("--gpu goes with --workers, for example --workers -1")
     if workers and is_folder(source):
         count = None if workers < 0 else workers
-        made = apply_to_all(Application(words, set_, model), source, target, opened, count, gpu, commercial_only, tell)
+        application = Application(words, set_, model, credentials)
+        made = apply_to_all(application, source, target, opened, count, gpu, commercial_only, tell)
         print_json(made)
         failed, of = made["failed"], made["photos"]
     else:
-        report = apply_steps(words, source, target, opened, set_, model)
+        report = apply_steps(words, source, target, opened, set_, model, credentials)
         print_json(report)
         failed, of = sum("error" in photo for photo in report["photos"]), len(report["photos"])
     if failed:
         raise RayfaceError(f"{failed} of {of} photos could not be processed; see their errors in the reports")
+
+
+@credentials_app.command("show")
+def credentials_show(
+    photo: Annotated[str, typer.Argument(help="a JPEG, PNG or WebP file")],
+    trust: Annotated[str, typer.Option(help="PEM file of root certificates that are trusted")] = "",
+) -> None:
+    """What a picture's content credentials say; exit status 1 where they do not hold."""
+    from pathlib import Path
+
+    from rayface.certificates import read_pem
+    from rayface.credentials import read_credentials
+
+    try:
+        picture = Path(photo).read_bytes()
+    except OSError as error:
+        raise RayfaceError(f"{photo} cannot be read ({error}); give a picture") from error
+    told = read_credentials(picture, read_pem(trust).decode() if trust else "")
+    print_json(told)
+    if told["state"] == "invalid":
+        raise typer.Exit(1)
+
+
+@credentials_app.command("make")
+def credentials_make(folder: Annotated[str, typer.Argument(metavar="DIR", help="a new folder")]) -> None:
+    """Make a certificate for development: its chain, key and root, which nobody trusts yet."""
+    from rayface.certificates import write_certificate
+
+    print_json({"written": write_certificate(folder)})
 
 
 @models_app.command("list")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rayface.credentials import Signer
 from rayface.errors import RayfaceError
 from serve.proxy import quick_ways
 from serve.settings import Settings, settings_from
@@ -111,7 +112,8 @@ def run(settings: Settings, http: dict[str, Any]) -> None:
 def _run(settings: Settings, http: dict[str, Any]) -> None:
     from serve.app import compose
 
-    application = compose(settings)  # wrong models are found before anything is started
+    application = compose(settings)  # wrong models and certificates are found before anything is started
+    Signer(settings.credentials)
     print("Starting ...", flush=True)
     import ray
     from ray import serve

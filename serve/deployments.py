@@ -252,11 +252,13 @@ class Fusion(BatchedStage):
     ) -> tuple[bytes, dict[str, Any]]:
         from dataclasses import asdict
 
+        from rayface.credentials import xmp
         from rayface.imaging.codec import encode
         from rayface.stages import fuse
 
         result = fuse(photo, work, steps, self._unguarded)
         started = time.perf_counter()
-        data = encode(result.photo, format, quality)
-        result.report.timings_ms["encode"] = round(1000 * (time.perf_counter() - started), 2)
-        return data, asdict(result.report)
+        report = asdict(result.report)
+        data = encode(result.photo, format, quality, xmp(report))
+        report["timings_ms"]["encode"] = round(1000 * (time.perf_counter() - started), 2)
+        return data, report

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from fastapi import FastAPI
 from ray import serve
 
+from rayface.credentials import Signer
 from rayface.errors import RayfaceError
 from rayface.stages import donor_of
 from rayface.work import Params, Work
@@ -34,6 +36,7 @@ class Ingress:
     def __init__(self, settings: Settings, graph: Graph, reports: Any) -> None:
         self.settings = settings
         self._graph, self._reports = graph, reports
+        self._signer = Signer(settings.credentials)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self)
@@ -49,8 +52,8 @@ class Ingress:
     ) -> tuple[bytes, Json]:
         photo = await self._taken(data)
         call = partial(self._graph.process, photo, steps, params, format, quality)
-        result: tuple[bytes, Json] = await self._result(call, timeout_s)
-        return result
+        picture, report = await self._result(call, timeout_s)
+        return await asyncio.to_thread(signed, self._signer, picture, format, report, data)
 
     async def process_job(self, request: JobRequest, photo: bytes) -> tuple[bytes, Json]:
         """One photo of a job; called by `Reports`."""
@@ -183,6 +186,14 @@ class Ingress:
             if cause is None:
                 raise
             raise cause from error
+
+
+def signed(signer: Signer, picture: bytes, format: str, report: Json, original: bytes) -> tuple[bytes, Json]:
+    """The picture with its content credentials, and who signed it in its report; see `Signer.sign`."""
+    started = time.perf_counter()
+    picture = signer.sign(picture, format, report, original)
+    took = round(1000 * (time.perf_counter() - started), 2)
+    return picture, {**report, "signer": signer.name, "timings_ms": {**report["timings_ms"], "sign": took}}
 
 
 def _faces(work: Work) -> Json:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rayface.configuration import from_dict
+from rayface.credentials import CredentialSettings
 from rayface.errors import RayfaceError
 from rayface.guard import check_settings as check_guard
 from rayface.imaging.codec import Limits
@@ -78,6 +79,7 @@ class Settings:
     job_timeout_s: float = 600.0  # for one photo
     # name -> SHA-256 hex digest of a key (`python -m serve.keys`), and those of RAYFACE_API_KEYS; none: open to all
     api_keys: dict[str, str] = field(default_factory=dict)
+    credentials: CredentialSettings = field(default_factory=CredentialSettings)  # who signs the results
     ingress: Stage = Stage(num_cpus=0.1)
     together: Stage = Stage()  # in that layout: its replicas and their device; the stages' own max_batch counts
     detector: Stage = Stage()

@@ -107,6 +107,33 @@ def test_apply_a_photo_and_a_folder(store: ModelStore, tmp_path: Path) -> None:
     assert torch.equal(decode(single.read_bytes()), result)
 
 
+def test_results_carry_credentials_that_the_command_shows(store: ModelStore, tmp_path: Path) -> None:
+    from rayface.apply import apply_steps
+    from rayface.credentials import CredentialSettings
+    from rayface.errors import RayfaceError
+
+    photo, result, made = tmp_path / "a.png", tmp_path / "out.webp", tmp_path / "certificate"
+    photo.write_bytes(encode(scene(0), "png"))
+    assert rayface("credentials", "make", str(made)).returncode == 0
+    signed_by = CredentialSettings(str(made / "chain.pem"), str(made / "key.pem"))
+    (report,) = apply_steps(["enhance"], photo, result, store, credentials=signed_by)["photos"]
+    assert report["signer"] == "rayface development signer"
+
+    shown = rayface("credentials", "show", str(result), "--trust", str(made / "root.pem"))
+    told = json.loads(shown.stdout)
+    assert (shown.returncode, told["state"]) == (0, "trusted")
+    assert told["actions"][1]["description"] == "enhance by rayface"
+    tampered = bytearray(result.read_bytes())
+    tampered[500] ^= 1
+    result.write_bytes(tampered)
+    shown = rayface("credentials", "show", str(result))
+    assert (shown.returncode, json.loads(shown.stdout)["state"]) == (1, "invalid")
+
+    with pytest.raises(RayfaceError, match="cannot be read"):
+        apply_steps(["enhance"], photo, result, store, credentials=CredentialSettings("no.pem", "no.pem"))
+    assert "without credentials.key" in said("apply", "enhance", str(photo), str(result), "--certificate", "a.pem")
+
+
 def test_bad_applications(store: ModelStore, tmp_path: Path) -> None:
     from rayface.apply import apply_steps
     from rayface.errors import RayfaceError

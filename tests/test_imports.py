@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # no store: systems use them to evaluate themselves, `evaluation` runs systems.
 LAYERS = (
     ("errors",),
-    ("records", "randomness", "configuration", "terms", "client"),
+    ("records", "randomness", "configuration", "terms", "client", "certificates"),
     ("imaging", "work"),
     ("networks",),
     ("pretrained", "detector", "stages", "ray_session", "storage", "compression"),
@@ -49,7 +49,7 @@ LAYERS = (
     ),
     ("systems",),
     ("store",),
-    ("training", "evaluation", "pipeline", "exchange"),
+    ("training", "evaluation", "pipeline", "exchange", "credentials"),
     ("apply", "labelling", "swapping", "comparison"),
     ("apply_pass",),
     ("cli",),

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageFile, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
 
 from rayface.errors import RayfaceError
 
@@ -64,19 +64,22 @@ def decode(data: bytes, limits: Limits = Limits()) -> torch.Tensor:
         ) from error
 
 
-def encode(photo: torch.Tensor, format: PhotoFormat = "png", quality: int = 95) -> bytes:
-    """`photo`, uint8 [3, H, W], as a file without metadata.
+def encode(photo: torch.Tensor, format: PhotoFormat = "png", quality: int = 95, xmp: bytes = b"") -> bytes:
+    """`photo`, uint8 [3, H, W], as a file without metadata but `xmp`, an XMP packet.
 
     `quality` (1-100) is for jpeg and webp; JPEG keeps full colour resolution (4:4:4) from 90 on.
     """
     picture = Image.fromarray(np.ascontiguousarray(photo.detach().cpu().permute(1, 2, 0).numpy()), "RGB")
     buffer = io.BytesIO()
     if format == "jpeg":
-        picture.save(buffer, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2)
+        picture.save(buffer, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2, xmp=xmp)
     elif format == "webp":
-        picture.save(buffer, "WEBP", quality=quality)
+        picture.save(buffer, "WEBP", quality=quality, xmp=xmp)
     elif format == "png":
-        picture.save(buffer, "PNG")
+        text = PngImagePlugin.PngInfo()
+        if xmp:
+            text.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        picture.save(buffer, "PNG", pnginfo=text)
     else:
         raise RayfaceError(f"Picture format {format!r} is unknown; choose png, jpeg or webp.", kind="bad-format")
     return buffer.getvalue()

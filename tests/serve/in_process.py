@@ -9,11 +9,13 @@ from typing import Any
 
 import httpx
 
+from rayface.credentials import Signer, xmp
 from rayface.errors import RayfaceError
 from rayface.imaging.codec import decode, encode
 from rayface.pipeline import Pipeline
 from rayface.store import ModelStore
 from rayface.work import Params, Photo
+from serve.ingress import signed
 from serve.jobs import JobQueue, JobRequest, JobResult
 from serve.reports import ReportStore
 from serve.routes import create_app
@@ -31,6 +33,7 @@ class InProcess:
 
         self.settings = settings
         self._pipeline = Pipeline.from_store(store, settings.steps)
+        self._signer = Signer(settings.credentials)
         self._refs = resolve_models(settings)
         self._reports = ReportStore(settings.report_seconds, settings.max_reports)
         self._jobs = JobQueue(self._run_job, settings.jobs)
@@ -44,7 +47,8 @@ class InProcess:
         from dataclasses import asdict
 
         result = self._pipeline.process(decode(data, self.settings.limits), steps, params)
-        return encode(result.photo, format, quality), asdict(result.report)
+        report = asdict(result.report)
+        return signed(self._signer, encode(result.photo, format, quality, xmp(report)), format, report, data)
 
     async def donor(self, data: bytes) -> Any:
         return await asyncio.to_thread(self._pipeline.donor, data)

@@ -7,11 +7,12 @@ from typing import Any
 import httpx
 import torch
 
+from rayface.credentials import read_credentials
 from rayface.imaging.codec import decode, encode
 from rayface.store import ModelStore
 from serve.answers import Part, multipart_mixed
 from serve.settings import Settings
-from tests.scenes import scene
+from tests.scenes import same_pixels, scene
 from tests.serve.in_process import Held, InProcess, client_of
 from tests.serve.parts import parts_of
 
@@ -55,8 +56,8 @@ def test_each_photo_has_its_image_and_report_and_a_bad_one_its_problem(tiny_stor
         ("image-3", "image/png"),
         ("report-3", "application/json"),
     ]
-    assert parts[0][2] == alone[0].content
-    assert parts[4][2] == alone[1].content
+    assert same_pixels(parts[0][2], alone[0].content)
+    assert same_pixels(parts[4][2], alone[1].content)
     told = [json.loads(content) for name, _, content in parts if not name.startswith("image")]
     assert [told[0]["changed"], told[3]["changed"]] == [1, 0]
     assert [(item["status"], item["type"].rpartition(":")[2]) for item in told[1:3]] == [
@@ -69,6 +70,32 @@ def test_each_photo_has_its_image_and_report_and_a_bad_one_its_problem(tiny_stor
         "photos": 4, "failed": 2, "faces": 1, "changed": 1,
     }  # fmt: skip
     assert kept["photos"] == [{"report": told[0]}, {"problem": told[1]}, {"problem": told[2]}, {"report": told[3]}]
+
+
+def test_whatever_is_answered_carries_credentials(tiny_store: ModelStore) -> None:
+    service = InProcess(tiny_store, settings(tiny_store))
+    changed, unchanged = scene(0), torch.full((3, 64, 64), 128, dtype=torch.uint8)
+
+    async def run() -> list[httpx.Response]:
+        async with client_of(service) as client:
+            sent = [(format, photo) for format in ("jpeg", "png", "webp") for photo in (changed, unchanged)]
+            many = {"files": [("image", encode(photo, "jpeg")) for _, photo in sent[:2]]}
+            url = "/v1/enhance?format="
+            alone = [await client.post(url + format, content=encode(photo)) for format, photo in sent]
+            return [*alone, await client.post(url + "png", **many)]
+
+    *alone, many = asyncio.run(run())
+    parts = parts_of(many)
+    pictures = [answer.content for answer in alone] + [content for _, kind, content in parts if kind == "image/png"]
+    assert len(pictures) == 8
+    for index, picture in enumerate(pictures):
+        told = read_credentials(picture)
+        assert (told["state"], told["signer"]) == ("valid", "rayface development signer")
+        steps = [action["action"] for action in told["actions"]]
+        assert ("c2pa.edited" in steps) == (index % 2 == 0), "only what was changed says so"
+    report = json.loads(next(content for name, _, content in parts if name == "report-0"))
+    assert report["signer"] == "rayface development signer"
+    assert report["timings_ms"]["sign"] > 0
 
 
 def test_detect_and_parse_give_lists(tiny_store: ModelStore, face_png: bytes) -> None:
