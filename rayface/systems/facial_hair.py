@@ -90,6 +90,7 @@ class FacialHairConfig(SystemConfig):
     hair_painter: EnhancerConfig = field(default_factory=lambda: EnhancerConfig((16, 32, 48, 64, 64), 1, 64))
     reader: AttributeClassifierConfig = field(default_factory=AttributeClassifierConfig)  # the classifier's own
     localiser: ParserConfig = field(default_factory=lambda: ParserConfig((12, 24, 32, 48, 64), 1, len(PLACES)))
+    covered: float = 0.25  # share of the faces that the localiser sees with something before their lower half
     discriminator: ProjectedDiscriminatorConfig = field(default_factory=ProjectedDiscriminatorConfig)
     losses: FacialHairLosses = field(default_factory=FacialHairLosses)
     paint_from: int = 200  # steps of the localiser alone
@@ -163,6 +164,8 @@ class FacialHair(System):
                     "example ratio=[4,2,1,1,2], or ratio=[] to take faces as they come"
                 )
             quotas(config.ratio, config.global_batch)
+        if not 0 <= config.covered <= 1:
+            raise RayfaceError(f"covered={config.covered}: give a share from 0 to 1")
         if config.area_bound < 1:
             raise RayfaceError(f"area_bound={config.area_bound} must be at least 1, which weighs nothing")
         if config.paint_from > config.transform_from:
@@ -234,12 +237,13 @@ class FacialHair(System):
         self, batch: dict[str, Any], config: FacialHairConfig, generators: Sequence[np.random.Generator]
     ) -> Batch:
         from rayface.data.augmentation import draw_view, mirror_images
+        from rayface.data.covers import cover_faces
 
         images = mirror_images(to_float(batch["image"]), generators)
         styles = torch.from_numpy(styles_of(np.asarray(batch["attributes"])))
         noise = np.stack([random.standard_normal((2, config.size, config.size), np.float32) for random in generators])
         others = [random.integers(1, len(FACIAL_HAIR)) for random in generators]  # any style but its own
-        return {
+        drawn = {
             "image": images,
             "style": styles,
             "other_style": (styles + torch.tensor(others)) % len(FACIAL_HAIR),
@@ -248,15 +252,19 @@ class FacialHair(System):
             "shadow": torch.stack([draw_shadow(random) for random in generators]),
             "view": torch.stack([draw_view(random) for random in generators]),
         }
+        chosen = np.array([random.random() < config.covered for random in generators])
+        covered, cover = cover_faces(images, chosen, generators)
+        return {**drawn, "covered": covered, "cover": cover}
 
     def _marked(self, batch: Batch, state: PhaseState) -> Marked:
         return marked(batch["image"], batch["style"], state.frozen.get("parser"), state.config.asked_at)
 
     def _localiser_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:
-        """Where hair may grow, by the parser and drawn beards."""
+        """Where hair may grow, by the parser and drawn beards; nowhere on what is before a face."""
         wanted = self._marked(batch, state)
-        logits = networks["localiser"](batch["image"]).float()
-        loss = F.binary_cross_entropy_with_logits(logits, torch.cat([wanted.zones, wanted.parts], 1))
+        logits = networks["localiser"](batch["covered"]).float()
+        places = torch.cat([wanted.zones, wanted.parts], 1) * (1 - batch["cover"])
+        loss = F.binary_cross_entropy_with_logits(logits, places)
         return state.config.losses.localiser * loss, {}
 
     def _painter_loss(self, batch: Batch, networks: Networks, state: PhaseState) -> tuple[Tensor, dict[str, Tensor]]:

@@ -19,7 +19,7 @@ from rayface.networks.hair_painter import HairColour, hair_grain, laid_on, lower
 from rayface.pretrained import load_pretrained
 from rayface.records import ATTRIBUTE_ID, FACIAL_HAIR, FACIAL_HAIR_LABELS
 from rayface.store import ModelStore
-from rayface.systems.base import get_system, resolve_config
+from rayface.systems.base import PhaseState, get_system, resolve_config
 from rayface.systems.facial_hair import FacialHair, _filled
 from rayface.systems.facial_hair_losses import TELLS, area_weights, draw_shadow, shadowed, style_term, styles_of
 from rayface.training.loop import StepBatches, Training
@@ -218,6 +218,29 @@ def test_what_was_hidden_is_found_again_better_with_training(drawn_faces: str) -
     assert losses[-1] < 0.7 * losses[0]
 
 
+def test_nothing_is_to_grow_on_what_is_before_a_face(drawn_faces: str) -> None:
+    training = start("covered=1")
+    batch = batch_of(training, drawn_faces)
+    assert float(batch["cover"].mean()) > 0.02
+    asked: list[Tensor] = []
+
+    class Sure(nn.Module):
+        """Finds no place anywhere, surely."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            asked.append(images)
+            return torch.full((len(images), len(PLACES), *images.shape[2:]), -20.0)
+
+    system, state = get_system("facial_hair"), PhaseState(training.config, 0, {})
+    (phase,) = (phase for phase in system.phases(training.config) if phase.name == "localiser")
+    loss, _ = phase.loss(batch, {"localiser": Sure()}, state)
+    (images,) = asked
+    assert torch.equal(images, batch["covered"])
+    all_covered = {**batch, "cover": torch.ones_like(batch["cover"])}
+    nothing, _ = phase.loss(all_covered, {"localiser": Sure()}, state)
+    assert float(nothing) < 1e-6 < float(loss)
+
+
 def test_a_photo_is_never_given_its_own_style_as_another(drawn_faces: str) -> None:
     training = start()
     for step in range(4):
@@ -248,6 +271,7 @@ def test_the_style_term_is_least_where_the_labels_say_the_style(style: str) -> N
         (["ratio=[0,0,0,0,0]"], "for each of none"),
         ([ALL, "global_batch=4"], "10 is enough"),
         (["area_bound=0.5"], "at least 1"),
+        (["covered=2"], "a share from 0 to 1"),
         (["paint_from=9", "transform_from=4"], "must not come after"),
         (["feature_network="], "feature_network is empty"),
         (["size=48"], "size=48 must be divisible by 32.*try 64"),
