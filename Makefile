@@ -60,6 +60,10 @@ lock: ## pin the newest versions that pyproject.toml allows (needs uv and the ne
 	uv pip compile pyproject.toml --all-extras --generate-hashes --universal --python-version 3.11 --upgrade \
 	  --no-emit-index-url --custom-compile-command "make lock" -o requirements.lock
 
+.PHONY: release-check
+release-check: $(STAMP) ## is this a release? version, changelog, and the wheel at work outside the checkout
+	$(PY) .ci/release_check.py $(ARGS)
+
 .PHONY: soak
 soak: $(STAMP) ## 15 minutes of mixed load on the service (PHOTOS=folder of pictures of one face each)
 	$(PY) -m benchmarks.soak --photos $(PHOTOS) $(ARGS)

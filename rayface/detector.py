@@ -28,8 +28,9 @@ from rayface.imaging.pyramid import Pyramid
 from rayface.networks.mtcnn import Mtcnn, MtcnnConfig, OutputNet, ProposalNet, RefinementNet
 from rayface.networks.widths import apply_widths
 from rayface.records import check_metadata
+from rayface.release import WEIGHTS
 
-RELEASES = Path(__file__).resolve().parents[1] / "weights" / "detection"  # a folder a version
+RELEASES = WEIGHTS / "detection"  # a folder a version
 
 CHUNK_PIXELS = 8_000_000  # photos in one pass of the proposal network: bounds memory
 CHUNK_WINDOWS = 512  # candidates in one pass of the other networks

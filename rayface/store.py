@@ -23,12 +23,11 @@ from rayface.configuration import from_dict, to_dict
 from rayface.errors import RayfaceError
 from rayface.pretrained import is_pretrained, load_pretrained, pretrained_info
 from rayface.records import check_metadata, schema_metadata
+from rayface.release import WEIGHTS as RELEASE_WEIGHTS
 from rayface.storage import open_filesystem, write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-RELEASE_WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 
 @dataclass

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Ingest finds faces, so the detector, which needs no data set to run, lies below data. Measures know no system and
 # no store: systems use them to evaluate themselves, `evaluation` runs systems.
 LAYERS = (
-    ("errors",),
+    ("errors", "release"),
     ("records", "randomness", "configuration", "terms", "client", "certificates"),
     ("imaging", "work"),
     ("networks",),

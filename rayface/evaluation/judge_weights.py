@@ -11,8 +11,9 @@ from torch import Tensor
 
 from rayface.errors import RayfaceError
 from rayface.records import check_metadata, schema_metadata
+from rayface.release import WEIGHTS as RELEASE_WEIGHTS
 
-WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "judges"
+WEIGHTS = RELEASE_WEIGHTS / "judges"
 
 
 def read_judge(name: str, folder: Path, maker: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
