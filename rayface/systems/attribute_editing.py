@@ -118,7 +118,7 @@ class AttributeEditing(System):
         "steered-only": ("inversion.edit_steps=0",),
         "as-far-as-it-goes": ("inversion.enough=0",),
         "no-locality": ("inversion.local=0",),
-        "no-others": ("inversion.others=0",),
+        "with-others": ("inversion.others=3",),
         "no-naturalness": ("inversion.natural=0", "inversion.edit_natural=0"),
         "squared": ("inversion.logistic=false",),
         "drawn-whole": ("inversion.carried=false",),

@@ -85,8 +85,9 @@ class InversionConfig:
     views: bool = True  # the classifiers see it a little moved, recoloured, blurred, at every step anew: no loophole
     logistic: bool = True  # the classifier's log likelihood; else the document's square, flat where it is sure
     enough: float = 4.0  # logits at which the networks are sure: an edit goes no further
+    already: float = 4.0  # logits from which on an attribute is so already, and left alone
     local: float = 5.0  # nothing changes where the attribute is not seen
-    others: float = 3.0  # the other attributes' classifiers say what they said
+    others: float = 0.0  # the other attributes' classifiers say what they said: costs more flips than it keeps of those
     tuning_steps: int = 30
     tuning_rate: float = 1e-3
     carried: bool = True  # what changed is carried over to the photo; else the face as the generator draws it
@@ -95,7 +96,7 @@ class InversionConfig:
 # The document alone
 PLAIN = InversionConfig(
     start="random", extended=False, perceptual=0, natural=0, steered=0, edit_natural=0, logistic=False, views=False,
-    enough=0, local=0, others=0, tuning_steps=0, carried=False, steps=300, edit_steps=100,
+    enough=0, already=0, local=0, others=0, tuning_steps=0, carried=False, steps=300, edit_steps=100,
 )  # fmt: skip
 
 
@@ -356,10 +357,10 @@ def needed(networks: Networks, photos: Tensor, wanted: Tensor, config: Inversion
 
     `photos`: float [N, 3, side, side]. Who smiles would laugh.
     """
-    if not config.enough:
+    if not config.already:
         return wanted
     logits: Tensor = networks["classifiers"](networks["look"](photos)[1:]).float()
-    already = (2 * wanted.nan_to_num() - 1) * logits >= config.enough
+    already = (2 * wanted.nan_to_num() - 1) * logits >= config.already
     return wanted.masked_fill(already, float("nan"))
 
 

@@ -29,7 +29,7 @@ from rayface.systems.inversion import (
 LABELS = ("Smiling", "Blond_Hair")
 SEARCH = InversionConfig(
     steps=40, edit_steps=40, edit_rate=0.1, natural=0.0, others=0.0, local=0.0, edit_natural=0.0, tuning_steps=0,
-    views=False, enough=0.0, steered=1.0,
+    views=False, enough=0.0, already=0.0, steered=1.0,
 )  # fmt: skip
 
 
@@ -260,7 +260,7 @@ def test_what_is_so_already_is_left_alone(known: tuple[dict[str, Any], Tensor, T
     crops[1, :, faces.shape[-1] // 2 :] = 20
     photos = crops.float() / 127.5 - 1
     wanted = torch.tensor([[[1.0, float("nan")], [1.0, 0.0]], [[0.0, float("nan")], [float("nan"), 1.0]]])
-    config = replace(SEARCH, enough=4.0)
+    config = replace(SEARCH, already=4.0)
     left = needed(networks, photos, wanted, config)
     assert left.isnan().tolist() == [[[True, True], [False, False]], [[False, True], [True, True]]]
     assert torch.equal(left[1, 0, 0], torch.tensor(0.0))
