@@ -71,7 +71,7 @@ export function lookAt(box) {
   if (box) {
     const { naturalWidth: width, naturalHeight: height } = $("after");
     const [x0, y0, x1, y1] = [box[0] / width, box[1] / height, box[2] / width, box[3] / height];
-    zoom = Math.min(Math.max(0.6 / Math.max(x1 - x0, y1 - y0), 1), 8);
+    zoom = Math.min(Math.max(0.85 / Math.max(x1 - x0, y1 - y0), 1), 8);
     // Where the middle of the face becomes the middle of the frame, but no edge of the photo comes inside it.
     const edge = middle => Math.min(Math.max(0.5 - zoom * middle, 1 - zoom), 0);
     x = 100 * edge((x0 + x1) / 2);

@@ -95,7 +95,7 @@ async function take(files) {
   }
   $("caption").textContent = caption;
   say(`Photo chosen: ${caption}.${files.length > 1 ? " One photo at a time: the first of them." : ""}`);
-  $("start").focus({ preventScroll: true });
+  $("stage-title").focus({ preventScroll: true });
 }
 
 function tell(what, share) {

@@ -8,7 +8,7 @@ const KNOWN = {
   upscale: { title: "Enlarge", does: "More pixels, for the whole photo." },
   enhance: { title: "Enhance", does: "Blurred, noisy or compressed faces become clearer." },
   swap: { title: "Swap the face", does: "Shows another person's face." },
-  edit_attributes: { title: "Edit attributes", does: "A smile, glasses, hair ... added or taken away. Takes seconds a face." },
+  edit_attributes: { title: "Edit attributes", does: "A smile, glasses, hair ... added or taken away. The slowest step: many seconds a face." },
   facial_hair: { title: "Facial hair", does: "Another beard, or none." },
   beautify: { title: "Beautify", does: "More attractive, and still the same person." },
 };

@@ -503,7 +503,13 @@ def test_a_deployment_for_every_stage_gives_the_same(service: Running, png: byte
 
 
 def test_models_health_page_and_openapi(service: Running) -> None:
-    models = {model["use"]: model for model in service.client.get("/v1/models").json()["models"]}
+    told = service.client.get("/v1/models").json()
+    models = {model["use"]: model for model in told["models"]}
+    assert told["steps"] == STEPS
+    editor = service.store.info("attribute_editing")["config"]
+    assert {use: model["attributes"] for use, model in models.items() if "attributes" in model} == {
+        "edit_attributes": editor["attributes"]
+    }
     assert set(models) == {"detect", "parse", "identify", "detect_swap", *STEPS}
     assert models["detect"]["licence"] == "MIT"
     info = service.store.info("enhancement")
