@@ -54,7 +54,8 @@ function fail(problem) {
   if (!(problem instanceof Problem)) throw problem; // our own fault: the browser's console says where
   if (problem.status === 401) return askForKey(problem);
   const heading = HEADINGS[problem.kind] || "That did not work";
-  $("error").replaceChildren(make("strong", {}, heading), make("p", {}, problem.detail));
+  const detail = problem.detail.replace(/\d{6,} bytes/, bytes => size({ size: parseInt(bytes) }));
+  $("error").replaceChildren(make("strong", {}, heading), make("p", {}, detail));
   $("error").scrollIntoView({ block: "nearest" });
 }
 

@@ -296,7 +296,7 @@ def test_what_is_wrong_with_a_photo_is_said_and_another_one_may_follow(page: Pag
     for photo, words in [
         (b"nothing", "This file is no photo that the service can read"),
         (PHOTO[: len(PHOTO) // 2], "The photo is damaged"),
-        (PHOTO + bytes(MAX_BYTES), "The photo is too large"),
+        (PHOTO + bytes(MAX_BYTES), "The image is larger than 1.0 MB"),
     ]:
         bring(page, photo)
         page.get_by_role("button", name="Apply").click()
