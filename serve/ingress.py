@@ -238,5 +238,8 @@ def model_list(settings: Settings, refs: Mapping[str, str]) -> list[Json]:
     for use, text in refs.items():
         for ref, share in parse_shares(text).items():
             info = store.info(ref)
-            models.append({"use": use, "share": share, **{key: info[key] for key in keys if key in info}})
+            told = {key: info[key] for key in keys if key in info}
+            if use == "edit_attributes":
+                told["attributes"] = list(info["config"]["attributes"])
+            models.append({"use": use, "share": share, **told})
     return models

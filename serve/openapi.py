@@ -130,6 +130,7 @@ class SwapsDetected(TypedDict):
 
 
 class Models(TypedDict):
+    steps: list[str]
     models: list[dict[str, Any]]
 
 

@@ -5,12 +5,11 @@ import dataclasses
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
 
 from rayface.errors import RayfaceError
 from rayface.pipeline import SWAP
@@ -33,11 +32,11 @@ from serve.jobs import JobRequest, JobResult
 from serve.keys import key_needed
 from serve.middleware import RequestContext
 from serve.negotiation import wanted, wants_job
+from serve.pages import add_pages
 from serve.settings import Settings
 from serve.upload import Received, check_photo, receive
 
 WRONG_PHOTO = (400, 413, 415, 422)
-PAGES = {"/": "page.html", "/docs": "docs.html"}
 FACE_STEPS = {
     "enhance": "Make the faces of photos clearer.",
     "beautify": "Make the faces of photos more attractive, and leave them who they are.",
@@ -119,15 +118,8 @@ def create_app(service: Service) -> FastAPI:
     _add_json_routes(guarded, service)
     app.include_router(guarded)
     _add_health(app, service)
-    for path, file in PAGES.items():
-        _add_page(app, path, Path(__file__).with_name(file).read_text())
+    add_pages(app)
     return app
-
-
-def _add_page(app: FastAPI, path: str, text: str) -> None:
-    @app.get(path, include_in_schema=False)
-    async def page() -> HTMLResponse:
-        return HTMLResponse(text)
 
 
 def _add_image_routes(app: APIRouter, service: Service, gate: Gate) -> None:
@@ -371,8 +363,9 @@ def _add_json_routes(app: APIRouter, service: Service) -> None:
 
     @app.get("/models", responses={200: {"model": openapi.Models}, **openapi.refusals(500)})
     async def models() -> JSONResponse:
-        """The models in use: name, version, licence, terms, whether commercial use is allowed, hash, metrics."""
-        return JSONResponse({"models": await service.models()})
+        """The steps that may be asked for, and the models in use: name, version, licence, terms, whether commercial use
+        is allowed, hash, metrics, and which attributes the one of `edit_attributes` edits."""
+        return JSONResponse({"steps": list(service.settings.steps), "models": await service.models()})
 
 
 def _add_health(app: FastAPI, service: Service) -> None:

@@ -76,6 +76,31 @@ def test_large_files_are_refused(tmp_path: Path) -> None:
     assert "small" not in done.stdout
 
 
+def test_system_packages_does_nothing_where_they_are_and_says_what_it_could_not_do(tmp_path: Path) -> None:
+    def run() -> str:
+        command = ["/bin/bash", str(ROOT / ".ci/system-packages.sh")]
+        done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=True)
+        return done.stdout + done.stderr
+
+    def program(name: str, script: str) -> None:
+        (tmp_path / name).write_text(f"#!/bin/bash\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+
+    assert "not installed: chromium prometheus (there is no apt-get here" in run()
+    program("apt-get", f'echo "$*" >> {tmp_path}/asked; exit 100')
+    program("id", "echo 1000")
+    assert "that takes root; run 'sudo apt-get install chromium prometheus'" in run()
+    program("id", "echo 0")
+    assert "apt-get update failed" in run()
+    program("apt-get", f'echo "$*" >> {tmp_path}/asked')
+    program("prometheus", "")
+    run()
+    assert (tmp_path / "asked").read_text().endswith("install --yes --quiet --no-install-recommends chromium\n")
+    program("chromium", "")
+    program("apt-get", "exit 100")
+    assert run() == ""
+
+
 def test_make_help_lists_every_target() -> None:
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     for target in ("demo", "test", "test-slow", "check", "lock", "env", "clean"):

@@ -26,6 +26,7 @@ from rayface.records import FACIAL_HAIR
 from rayface.store import ModelStore
 from rayface.work import Params
 from tests.scenes import same_pixels, scene
+from tests.serve.browser import apply, bring, choose, needs_chromium, opened, started
 from tests.serve.listening import start_serve
 from tests.tiny_models import save_tiny_models
 
@@ -117,6 +118,25 @@ def test_enhance_gives_the_pixels_of_the_pipeline_and_of_rayface_apply(
     outcome = CliRunner().invoke(app, [*arguments, "--store", service.store.uri])
     assert outcome.exit_code == 0, outcome.output
     assert torch.equal(decode((tmp_path / "out.png").read_bytes()), served)
+
+
+@needs_chromium
+def test_the_page_gives_the_pixels_of_the_pipeline(
+    service: Running, photo: torch.Tensor, png: bytes, tmp_path: Path
+) -> None:
+    """As a job, with the report; tests/serve/test_page.py has the rest of the page."""
+    with started() as browser, opened(browser, service.url) as page:
+        bring(page, png)
+        choose(page, "upscale", "enhance")
+        page.get_by_text("File of the result").click()
+        page.get_by_role("radio", name="PNG").check()
+        apply(page)
+        assert "1 face found, 1 changed. The photo is now 640" in page.inner_text("#told")
+        with page.expect_download() as saved:
+            page.get_by_role("link", name="Download the result").click()
+        saved.value.save_as(tmp_path / "saved.png")
+    expected = Pipeline.from_store(service.store, ["upscale", "enhance"]).process(photo, ["upscale", "enhance"])
+    assert torch.equal(decode((tmp_path / "saved.png").read_bytes()), expected.photo)
 
 
 def test_beautify_gives_the_pixels_of_the_pipeline_by_strength(
@@ -489,7 +509,13 @@ def test_a_deployment_for_every_stage_gives_the_same(service: Running, png: byte
 
 
 def test_models_health_page_and_openapi(service: Running) -> None:
-    models = {model["use"]: model for model in service.client.get("/v1/models").json()["models"]}
+    told = service.client.get("/v1/models").json()
+    models = {model["use"]: model for model in told["models"]}
+    assert told["steps"] == STEPS
+    editor = service.store.info("attribute_editing")["config"]
+    assert {use: model["attributes"] for use, model in models.items() if "attributes" in model} == {
+        "edit_attributes": editor["attributes"]
+    }
     assert set(models) == {"detect", "parse", "identify", "detect_swap", *STEPS}
     assert models["detect"]["licence"] == "MIT"
     info = service.store.info("enhancement")
