@@ -54,8 +54,7 @@ class Progress:
             file.write(json.dumps({"step": step, "seconds": round(now - self.started, 3), **values}) + "\n")
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
-        if self.tracker:
-            self.tracker.log(step, values)
+        self._track(step, values)
         self._tell(step, total, images_per_step, values)
         if now - self.last_printed < 2 and step + 1 < total:
             return
@@ -70,6 +69,15 @@ class Progress:
             file=sys.__stdout__,  # Ray Train replaces print and would show the line twice
             flush=True,
         )
+
+    def _track(self, step: int, values: dict[str, float]) -> None:
+        if self.tracker is None:
+            return
+        try:
+            self.tracker.log(step, values)
+        except Exception as error:  # whatever a package of others raises; a server that is away ends no training
+            print(f"[{self.system}] --track failed at step {step + 1} and is over: {error}", flush=True)
+            self.tracker = None
 
     def _tell(self, step: int, total: int, images_per_step: int, values: dict[str, float]) -> None:
         """The same for Prometheus; `values` are of `log`."""

@@ -18,6 +18,8 @@ from rayface.errors import RayfaceError
 from rayface.storage import open_filesystem, write_bytes
 
 PROJECT = "rayface"
+# Both send what they find out about their use to their makers unless told not to.
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}
 LONGEST = 500  # characters of a parameter that MLflow keeps
 
 
@@ -44,7 +46,12 @@ def open_tracker(name: str, run_folder: str, system: str, config: Mapping[str, A
     RayfaceError as `check_tracker`, and for MLflow without a server where STORAGE is an address.
     """
     check_tracker(name)
-    return TRACKERS[name](run_folder, system, config) if name else None
+    if not name:
+        return None
+    for variable, value in QUIET.items():
+        os.environ.setdefault(variable, value)
+    tracker: Tracker = TRACKERS[name](run_folder, system, config)
+    return tracker
 
 
 class MLflow:
