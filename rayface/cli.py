@@ -68,6 +68,9 @@ def train(
     set_from: Annotated[str, typer.Option(help="best.json of `python -m tune`; --set and --init win over it")] = "",
     init: Annotated[str, typer.Option(help="model to fine-tune, for example enhancement@3")] = "",
     cpus_per_worker: Annotated[int, typer.Option(help="0: the cluster's CPUs shared out")] = 0,
+    track: Annotated[
+        str, typer.Option(help="mlflow or wandb: log there too (pip install it); TensorBoard is always written")
+    ] = "",
     commercial_only: CommercialOnly = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the resolved configuration and stop")] = False,
 ) -> None:
@@ -92,6 +95,7 @@ def train(
         searched=searched,
         init=init or searched_init,
         cpus_per_worker=cpus_per_worker,
+        track=track,
         commercial_only=commercial_only,
     )
     print_json(resolve(request).configs if dry_run else train_on_ray(request))

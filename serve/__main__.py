@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings, http = _settings(options)
         check_port(http["host"], http["port"])
-        run(settings, http)
+        if options.metrics_port:
+            check_port("0.0.0.0", options.metrics_port)
+        run(settings, http, options.metrics_port)
     except RayfaceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -40,6 +42,11 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, help="default 8000")
     parser.add_argument("--store", metavar="URI", help="model store; the release weights are behind it")
     parser.add_argument("--preset", help="laptop (default) or gpu")
+    parser.add_argument(
+        "--metrics-port",
+        type=int,
+        help="where Prometheus reads the figures of docs/operations.md (default: a free port)",
+    )
     return parser
 
 
@@ -100,16 +107,19 @@ def check_port(host: str, port: int) -> None:
             ) from error
 
 
-def run(settings: Settings, http: dict[str, Any]) -> None:
-    """Start Ray (or join the cluster of $RAY_ADDRESS) and the application; block until SIGINT or SIGTERM."""
+def run(settings: Settings, http: dict[str, Any], metrics_port: int | None = None) -> None:
+    """Start Ray (or join the cluster of $RAY_ADDRESS) and the application; block until SIGINT or SIGTERM.
+
+    `metrics_port`: of a Ray that is started here; a cluster has its own.
+    """
     if os.environ.get("RAY_ADDRESS"):
-        _run(settings, http)
+        _run(settings, http, None)
         return
     with quick_ways():
-        _run(settings, http)
+        _run(settings, http, metrics_port)
 
 
-def _run(settings: Settings, http: dict[str, Any]) -> None:
+def _run(settings: Settings, http: dict[str, Any], metrics_port: int | None) -> None:
     from serve.app import compose
 
     application = compose(settings)  # wrong models and certificates are found before anything is started
@@ -119,7 +129,7 @@ def _run(settings: Settings, http: dict[str, Any]) -> None:
     from ray import serve
 
     try:
-        _start_ray()
+        _start_ray(metrics_port)
         for number in (signal.SIGINT, signal.SIGTERM):  # only now: starting Ray sets handlers of its own
             signal.signal(number, signal.default_int_handler)
         # The service's own time-out answers first, with a problem document; this is the backstop.
@@ -140,7 +150,7 @@ def _run(settings: Settings, http: dict[str, Any]) -> None:
             ray.shutdown()
 
 
-def _start_ray() -> None:
+def _start_ray(metrics_port: int | None) -> None:
     import ray
 
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -157,6 +167,7 @@ def _start_ray() -> None:
         address="local",
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
+        _metrics_export_port=metrics_port,
         _system_config={"automatic_object_spilling_enabled": False},  # photos never reach the disk
         **common,
     )

@@ -66,7 +66,7 @@ def compose(settings: Settings) -> Application:
         ray_actor_options={"num_cpus": 0.01},  # with 0 it might lie on a head without CPUs, and end with it
         max_ongoing_requests=1000,
         max_surge_percent=100,  # what it held is gone with it, but nobody waits for the new one
-        logging_config=_logging(),
+        logging_config=_logging(settings),
     )
     reports = in_memory(Reports).bind(settings.report_seconds, settings.max_reports, settings.jobs)
     ingress = _deploy(serve.ingress()(Ingress), "ingress", settings, settings.ingress)
@@ -167,8 +167,9 @@ def _model_stage(cls: Any, name: str, settings: Settings, stage: Stage, model: s
     return _deploy(cls, name, settings, stage, {"model": model})
 
 
-def _logging() -> LoggingConfig:
-    return LoggingConfig(enable_access_log=False, log_level="WARNING")
+def _logging(settings: Settings) -> LoggingConfig:
+    """Ray Serve prints the request's id in a line only where its access log is on, which is of level INFO."""
+    return LoggingConfig(enable_access_log=True, log_level=settings.log_level)
 
 
 def _deploy(cls: Any, name: str, settings: Settings, stage: Stage, user_config: Any = None) -> Deployment:
@@ -180,7 +181,7 @@ def _deploy(cls: Any, name: str, settings: Settings, stage: Stage, user_config: 
         "max_ongoing_requests": max(2 * stage.batch, 4),
         "max_queued_requests": 4 * settings.max_in_flight,
         "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=settings.retry_after_s),
-        "logging_config": _logging(),
+        "logging_config": _logging(settings),
         "graceful_shutdown_wait_loop_s": 0.5,
         "graceful_shutdown_timeout_s": settings.timeout_s,
     }

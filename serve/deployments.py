@@ -5,19 +5,25 @@ the event loop, which stays free for health checks, one call of a stage at a tim
 requests that wait (`Batcher`).
 """
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+from rayface import metrics
 from rayface.guard import STAGE as GUARD
 from rayface.imaging.codec import Limits
 from rayface.pipeline import SWAPS
 from rayface.work import Params, Photo, Work
+from serve import measured
 from serve.batching import Batcher
 from serve.models import Models, photo_key, pinned, work_key
 from serve.settings import Settings, Stage
+
+logger = logging.getLogger("ray.serve")
 
 
 class Cores:
@@ -55,15 +61,17 @@ def decoded(data: bytes, limits: Limits) -> Photo:
 
 
 class BatchedStage:
-    """What the deployments with a network have in common."""
+    """What the deployments with a network have in common. `use`: what the stage is for, in figures and logs."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, use: str) -> None:
         import torch
 
+        self.stage, self.use = stage, use
         if stage.num_gpus > 0:  # a fraction of a GPU is a scheduling figure; this bounds the memory as well
             torch.cuda.set_per_process_memory_fraction(min(1.0, stage.num_gpus))
         self._cores = Cores(stage.threads or 1, stage.threads or 1)
-        self.batcher = Batcher(self._run, stage.batch, stage.batch_wait_s)
+        waited = partial(metrics.STAGE_WAIT.record, stage=use)
+        self.batcher = Batcher(self._run, stage.batch, stage.batch_wait_s, waited)
 
     def join(self, cores: Cores, executor: Executor | None) -> None:
         """Share a replica with other stages: its cores, and, where they take turns, the thread that runs them."""
@@ -74,8 +82,19 @@ class BatchedStage:
         import torch
 
         torch.set_num_threads(self._cores.threads)  # of this thread
-        with torch.inference_mode():
-            return self.run(items)
+        started = time.perf_counter()
+        try:
+            with torch.inference_mode():
+                results = self.run(items)
+        except Exception as error:
+            if len(items) == 1:  # of several each is tried alone
+                measured.failed(self.use, error)
+            raise
+        seconds = time.perf_counter() - started
+        measured.batch(self.use, results, self.stage.batch, seconds)
+        faces = sum(map(measured.faces_of, results))
+        logger.info("%s: %d photo(s), %d face(s) in %.0f ms", self.use, len(results), faces, 1000 * seconds)
+        return results
 
     def run(self, items: list[Any]) -> Sequence[Any]:
         """The work itself, in a thread: one result for each item."""
@@ -94,12 +113,14 @@ class ModelStage(BatchedStage):
     """
 
     def __init__(self, settings: Settings, stage: Stage, use: str) -> None:
-        super().__init__(stage)
-        self.settings, self.stage, self.use = settings, stage, use
+        super().__init__(stage, use)
+        self.settings = settings
         self.models = Models(self._load)
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
+        before = self.models.text
         await self.models.change(str(config.get("model", "")))
+        measured.served(self.use, before, self.models.text, self.models.refused)
 
     async def serving(self) -> dict[str, str]:
         """What this replica serves, and what it was asked to serve but could not."""
@@ -236,7 +257,7 @@ class Fusion(BatchedStage):
     """
 
     def __init__(self, settings: Settings, unguarded: str = "") -> None:
-        super().__init__(settings.fusion)
+        super().__init__(settings.fusion, "fuse")
         self._unguarded = unguarded
 
     async def __call__(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rayface import metrics
 from serve.problems import Overloaded
 
 Cover = Callable[[int], None]  # makes sure that a request has so many places
@@ -23,6 +24,7 @@ class Gate:
             nonlocal held
             more = max(count - held, 0)
             if self._inside + more > self._limit:
+                metrics.REFUSED.record(1, reason="in_flight")
                 raise Overloaded(self._retry_after)
             self._inside += more
             held += more

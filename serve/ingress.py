@@ -11,11 +11,12 @@ import numpy as np
 from fastapi import FastAPI
 from ray import serve
 
+from rayface import metrics
 from rayface.credentials import Signer
 from rayface.errors import RayfaceError
 from rayface.stages import donor_of
 from rayface.work import Params, Work
-from serve import problems
+from serve import measured, problems
 from serve.answers import Json
 from serve.graph import Graph
 from serve.jobs import JobRequest, JobResult
@@ -48,18 +49,25 @@ class Ingress:
         params: Params,
         format: str,
         quality: int,
-        timeout_s: float | None = None,
     ) -> tuple[bytes, Json]:
-        photo = await self._taken(data)
-        call = partial(self._graph.process, photo, steps, params, format, quality)
-        picture, report = await self._result(call, timeout_s)
-        return await asyncio.to_thread(signed, self._signer, picture, format, report, data)
+        return await self._processed("process", data, steps, params, format, quality, self.settings.timeout_s)
 
     async def process_job(self, request: JobRequest, photo: bytes) -> tuple[bytes, Json]:
         """One photo of a job; called by `Reports`."""
         check_photo(photo, self.settings.limits)
         params, timeout = Params(**request.params), self.settings.job_timeout_s
-        return await self.process(photo, request.steps, params, request.format, request.quality, timeout)
+        return await self._processed("job", photo, request.steps, params, request.format, request.quality, timeout)
+
+    async def _processed(
+        self, way: str, data: bytes, steps: list[str], params: Params, format: str, quality: int, timeout_s: float
+    ) -> tuple[bytes, Json]:
+        with measured.photo(way):
+            photo = await self._taken(data)
+            call = partial(self._graph.process, photo, steps, params, format, quality)
+            picture, report = await self._result(call, timeout_s)
+            picture, report = await asyncio.to_thread(signed, self._signer, picture, format, report, data)
+        measured.report(report, params)
+        return picture, report
 
     def _check_faces_served(self) -> None:
         if not self._graph.finds_faces:
@@ -72,17 +80,14 @@ class Ingress:
 
     async def detect(self, data: bytes) -> Json:
         self._check_faces_served()
-        photo = await self._taken(data)
-        return _faces(await self._result(lambda: self._graph.detect(photo)))
+        return _faces(await self._looked_at("detect", data, self._graph.detect))
 
     async def donor(self, data: bytes) -> np.ndarray:
-        photo = await self._taken(data)
-        return donor_of(await self._result(lambda: self._graph.detect(photo)))
+        return donor_of(await self._looked_at("detect", data, self._graph.detect))
 
     async def parse(self, data: bytes) -> Json:
         self._check_faces_served()
-        photo = await self._taken(data)
-        work = await self._result(lambda: self._graph.parse(photo))
+        work = await self._looked_at("parse", data, self._graph.parse)
         return await asyncio.to_thread(_parsed, work)
 
     async def detect_swap(self, data: bytes) -> Json:
@@ -95,8 +100,15 @@ class Ingress:
                 status=404,
                 kind="not-served",
             )
-        photo = await self._taken(data)
-        return swaps_told(await self._result(lambda: self._graph.detect_swap(photo)))
+        return swaps_told(await self._looked_at("detect_swap", data, self._graph.detect_swap))
+
+    async def _looked_at(self, way: str, data: bytes, calls: Callable[[Any], Sequence[Any]]) -> Work:
+        """The faces of a photo that is not changed."""
+        with measured.photo(way):
+            photo = await self._taken(data)
+            work: Work = await self._result(lambda: calls(photo))
+        metrics.FACES_FOUND.record(len(work.faces) + len(work.others))
+        return work
 
     async def keep_report(self, identifier: str, report: Json) -> None:
         self._reports.put.remote(identifier, report)  # on its way when the answer goes; no answer waits for it
@@ -178,9 +190,11 @@ class Ingress:
                 kind="timeout",
             ) from None
         except (BackPressureError, DeploymentUnavailableError) as error:
+            metrics.REFUSED.record(1, reason="replicas")
             raise problems.Overloaded(self.settings.retry_after_s) from error
         except Exception as error:
             if problems.died(error):
+                metrics.REFUSED.record(1, reason="died")
                 raise problems.Overloaded(self.settings.retry_after_s) from error
             cause = problems.cause(error)
             if cause is None:

@@ -3,14 +3,18 @@
 import asyncio
 import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from rayface import metrics
 from rayface.errors import RayfaceError
 from serve import problems
 from serve.answers import Json, Outcome, settle
+
+STATUSES = ("queued", "running", "done", "failed", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class JobQueue:
         self._run, self._limits = run, limits
         self._slots = asyncio.Semaphore(limits.running)
         self._jobs: dict[str, Job] = {}  # in the order of their submission
+        self._tell()
 
     def submit(self, request: JobRequest) -> Json:
         """The new job's status. Raises Overloaded, and RayfaceError (413) for photos that never fit."""
@@ -98,12 +103,14 @@ class JobQueue:
                 kind="image-too-large",
             )
         if not self._make_room(1, size):
+            metrics.REFUSED.record(1, reason="jobs")
             raise problems.Overloaded(self._limits.retry_after)
         photos = list(request.photos)
         bare = JobRequest(**{**vars(request), "photos": ()})  # photos are let go one by one
         job = Job(secrets.token_urlsafe(24), bare, photos, [None] * len(photos))
         self._jobs[job.identifier] = job
         job.task = asyncio.create_task(self._work(job))
+        self._tell()
         return self._told(job)
 
     def status(self, owner: str, identifier: str) -> Json | None:
@@ -122,7 +129,7 @@ class JobQueue:
         if job is None:
             return False
         if job.finished:
-            del self._jobs[identifier]
+            self._forget(identifier)
         else:
             assert job.task is not None
             job.task.cancel()
@@ -138,6 +145,7 @@ class JobQueue:
         async with self._slots:
             if job.started is None:
                 job.status, job.started = "running", datetime.now(UTC)
+                self._tell()
             work = self._run(job.request, job.photos[index])
             outcome = await settle(work, job.request.request_id, time.perf_counter())
         job.photos[index] = b""
@@ -156,7 +164,18 @@ class JobQueue:
         job.request = replace(job.request, params={**job.request.params, "donor": None})
         if status == "cancelled":
             job.outcomes = [None] * len(job.outcomes)
-        asyncio.get_running_loop().call_later(self._limits.seconds, self._jobs.pop, job.identifier, None)
+        asyncio.get_running_loop().call_later(self._limits.seconds, self._forget, job.identifier)
+        self._tell()
+
+    def _forget(self, identifier: str) -> None:
+        self._jobs.pop(identifier, None)
+        self._tell()
+
+    def _tell(self) -> None:
+        """How many jobs are held, by status, to whoever watches."""
+        counts = Counter(job.status for job in self._jobs.values())
+        for status in STATUSES:
+            metrics.JOBS.record(counts[status], status=status)
 
     def _make_room(self, count: int, size: int) -> bool:
         """Whether `count` more jobs and `size` more bytes fit, once finished jobs (the oldest first) are forgotten."""

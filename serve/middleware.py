@@ -5,7 +5,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve import problems
+from serve import problems, request_ids
 from serve.negotiation import request_id
 
 
@@ -20,6 +20,7 @@ class RequestContext:
             return await self._app(scope, receive, send)
         given = Headers(scope=scope).get("x-request-id")
         identifier = scope.setdefault("state", {})["request_id"] = request_id(given)
+        request_ids.use(identifier)  # in the log too, where the client's own was none to be kept
         scope["state"]["owner"] = ""  # without API keys everything belongs to everybody
         started = False
 

@@ -11,6 +11,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
+from rayface import metrics
 from rayface.errors import RayfaceError
 from rayface.pipeline import SWAP
 from rayface.records import FACIAL_HAIR
@@ -283,6 +284,7 @@ async def _with_donor(service: Service, steps: list[str], params: Params, receiv
 
 def _note_swap(request: Request, photos: int) -> None:
     """Who swapped faces, when: in the log of the service, without anything of the photos."""
+    metrics.SWAP_REQUESTS.record(1)
     who = request.state.owner or "anybody (no API keys)"
     logger.warning("swap: request %s of %s, %d photo(s), consent stated", request.state.request_id, who, photos)
 

@@ -15,6 +15,7 @@ from serve.jobs import JobLimits
 from serve.keys import check_digests
 
 LAYOUTS = ("together", "separate")
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 # settings of a photo's way, each a `Stage`
 STAGES = ("detector", "step", "photo_step", "guard", "parser", "swaps", "fusion")
 MOST_THREADS = 4  # more hardly make a network faster on crops of 256 px
@@ -70,6 +71,9 @@ class Settings:
     max_photos: int = 8  # of one request, and no more than max_in_flight
     retry_after_s: int = 2
     timeout_s: float = 60.0
+    log_level: str = (
+        "WARNING"  # of Ray Serve's log files; with INFO a line for every request, and every call of a stage
+    )
     report_seconds: float = 300.0
     max_reports: int = 1000
     max_running_jobs: int = 2  # photos of jobs that are worked on at a time, besides max_in_flight
@@ -112,6 +116,8 @@ class Settings:
         check_guard(self.identity_guard, self.similarity_threshold)
         if not self.steps:
             raise RayfaceError("settings.steps is empty; give at least one, for example enhance.")
+        if self.log_level not in LOG_LEVELS:
+            raise RayfaceError(f"settings.log_level is {self.log_level!r}; give one of: {', '.join(LOG_LEVELS)}.")
         if self.layout not in LAYOUTS:
             raise RayfaceError(f"settings.layout is {self.layout!r}; give one of: {', '.join(LAYOUTS)}.")
         check_digests(self.api_keys, "settings.api_keys")

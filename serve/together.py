@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
+from rayface import metrics
 from rayface.guard import STAGE as GUARD
 from rayface.pipeline import SWAPS, photo_steps
 from rayface.work import Params, Photo, Work
@@ -65,6 +66,7 @@ class Together:
         self._refused = f"{unknown}: not in use; in use are {', '.join(self._models)}" if unknown else ""
         if unknown:
             logger.error("user_config names models of %s", self._refused)
+        metrics.MODEL_REFUSED.record(1.0 if unknown else 0.0, stage="unknown")
         for use, stage in self._models.items():
             await stage.reconfigure({"model": config.get(use, self._refs[use])})
 

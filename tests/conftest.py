@@ -83,6 +83,7 @@ def ray_cluster() -> Iterator[None]:
         object_store_memory=300_000_000,
         logging_level=logging.ERROR,
         log_to_driver=False,
+        _system_config={"metrics_report_interval_ms": 2000},  # not 10 s, for the tests that wait for figures
     )
     yield
     ray.shutdown()

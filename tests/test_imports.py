@@ -19,7 +19,7 @@ LAYERS = (
     ("records", "randomness", "configuration", "terms", "client", "certificates"),
     ("imaging", "work"),
     ("networks",),
-    ("pretrained", "detector", "stages", "ray_session", "storage", "compression"),
+    ("pretrained", "detector", "stages", "ray_session", "storage", "compression", "metrics"),
     ("data", "guard"),
     (
         "evaluation.attribute_editing",

@@ -182,10 +182,10 @@ def _fetch(checkpoint: Any, workers: Any, folder: Path) -> dict[str, Any]:
 def train_system(plan: TrainPlan, name: str, workers: Any, finished: dict[str, str], resume: Path | None) -> None:
     """Train one system to its end and save its model; `finished` gains its reference (on rank 0)."""
     from rayface.training.loop import run
-    from rayface.training.progress import Progress
+    from rayface.training.progress import open_progress
 
     training, dataset = begin(with_trained(plan, name, finished), name, workers, resume)
-    progress = Progress(plan.request.run_folder, name, training.step) if workers.rank == 0 else None
+    progress = open_progress(plan, name, training.step) if workers.rank == 0 else None
 
     def on_checkpoint(step: int, metrics: dict[str, float], write: Callable[[Path], None] | None) -> None:
         if step == training.config.steps and workers.rank == 0:

@@ -12,7 +12,7 @@ from rayface.store import LoadedModel
 from rayface.training.checkpoint import STATE_FILE
 from rayface.training.launch import begin, save_model, with_trained
 from rayface.training.loop import run
-from rayface.training.progress import Progress
+from rayface.training.progress import open_progress
 from rayface.training.request import TrainPlan, TrainRequest, resolve
 from rayface.training.workers import solo
 
@@ -44,7 +44,7 @@ def _train_system(
     folder.mkdir(parents=True, exist_ok=True)
     workers = solo("cuda" if plan.request.gpu else "cpu")
     training, dataset = begin(plan, name, workers, folder if (folder / STATE_FILE).exists() else None, loaded)
-    progress = Progress(plan.request.run_folder, name, training.step)
+    progress = open_progress(plan, name, training.step)
 
     def on_checkpoint(step: int, metrics: dict[str, float], write: Callable[[Path], None] | None) -> None:
         if write is not None:

@@ -295,6 +295,8 @@ def run(
             faults.passed()
         except NotFiniteError as fault:
             faults.met(fault, step, batch)
+            if progress:
+                progress.skipped(faults.found)
             values = {}
             training.advance()
         if config.pruning.due(training.step):
@@ -319,6 +321,8 @@ def run(
                 progress.flush()
             write = (lambda folder: training.save(folder, dataset.digest)) if workers.rank == 0 else None
             on_checkpoint(training.step, metrics, write)
+            if progress:
+                progress.checkpointed()
 
 
 def calibration_batch(training: Training, dataset: FaceDataset) -> Batch:

@@ -1,4 +1,5 @@
-"""What a run tells while it goes: JSON lines, TensorBoard, sample pictures and a line with rate and time left."""
+"""What a run tells while it goes: JSON lines, TensorBoard, sample pictures, a line with rate and time left, and figures
+for Prometheus and for a tracker that was asked for."""
 
 import json
 import shutil
@@ -10,17 +11,20 @@ from typing import Any
 
 import torch
 
+from rayface import metrics
 from rayface.storage import open_filesystem
+from rayface.training.request import TrainPlan
+from rayface.training.tracking import Tracker, open_tracker
 
 
 class Progress:
     """Logs of one system's training, written by rank 0 under `<run folder>/<system>/`.
 
     A local run folder is written directly; for a bucket the files are staged and copied at `flush`. A resumed run
-    drops the lines after its checkpoint, so every step appears once.
+    drops the lines after its checkpoint, so every step appears once. `tracker` is told the same figures.
     """
 
-    def __init__(self, run_folder: str, system: str, start_step: int) -> None:
+    def __init__(self, run_folder: str, system: str, start_step: int, tracker: Tracker | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.filesystem, path = open_filesystem(run_folder)
@@ -38,6 +42,10 @@ class Progress:
         self.system = system
         self.started, self.start_step = time.monotonic(), start_step
         self.last_printed = 0.0
+        self.tracker, self.logged = tracker, start_step
+        self.tags = {"run": run_folder.rpartition("/")[2], "system": system}
+        self.skipped(0)
+        self.checkpointed()
 
     def log(self, step: int, total: int, images_per_step: int, values: dict[str, float]) -> None:
         """Record the metrics of the step just done; print a line at most every two seconds."""
@@ -46,6 +54,8 @@ class Progress:
             file.write(json.dumps({"step": step, "seconds": round(now - self.started, 3), **values}) + "\n")
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
+        self._track(step, values)
+        self._tell(step, total, images_per_step, values)
         if now - self.last_printed < 2 and step + 1 < total:
             return
         self.last_printed = now
@@ -59,6 +69,39 @@ class Progress:
             file=sys.__stdout__,  # Ray Train replaces print and would show the line twice
             flush=True,
         )
+
+    def _track(self, step: int, values: dict[str, float]) -> None:
+        if self.tracker is None:
+            return
+        try:
+            self.tracker.log(step, values)
+        except Exception as error:  # whatever a package of others raises; a server that is away ends no training
+            print(f"[{self.system}] --track failed at step {step + 1} and is over: {error}", flush=True)
+            self.tracker = None
+
+    def _tell(self, step: int, total: int, images_per_step: int, values: dict[str, float]) -> None:
+        """The same for Prometheus; `values` are of `log`."""
+        metrics.TRAINING_STEP.record(step + 1, **self.tags)
+        metrics.TRAINING_STEPS.record(total, **self.tags)
+        metrics.TRAINING_IMAGES.record(images_per_step * (step + 1 - self.logged), **self.tags)
+        self.logged = step + 1
+        metrics.TRAINING_STEP_TIME.record(time.time(), **self.tags)
+        for name, value in values.items():
+            group, _, kind = name.partition("/")
+            if group == "factor":
+                metrics.DEGRADATION_FACTOR.record(value, **self.tags, type=kind)
+            elif group == "strength":
+                metrics.DEGRADATION_STRENGTH.record(value, **self.tags, type=kind)
+            else:
+                metrics.TRAINING_VALUE.record(value, **self.tags, name=name)
+
+    def skipped(self, steps: int) -> None:
+        """So many steps were left out since the start, as their gradients were not numbers."""
+        metrics.TRAINING_SKIPPED.record(steps, **self.tags)
+
+    def checkpointed(self) -> None:
+        """A checkpoint is kept; the start counts as one, so that its age is known from then on."""
+        metrics.TRAINING_CHECKPOINT_TIME.record(time.time(), **self.tags)
 
     def picture(self, step: int, picture: torch.Tensor) -> None:
         """Keep a sample grid, uint8 [3, H, W]."""
@@ -92,6 +135,11 @@ class Progress:
                     stream.write(file.read_bytes())
 
     def close(self) -> None:
+        if self.tracker:
+            self.tracker.close()
+        for metric in metrics.METRICS:
+            if metric.kind == "gauge" and {"run", "system"} <= set(metric.tags):
+                metric.forget(**self.tags)  # a run that is over has not stopped moving
         self.board.close()
         self.flush()
         if self.staging:
@@ -107,3 +155,10 @@ class Progress:
                 except json.JSONDecodeError:
                     continue  # a line cut off by a kill
             self.lines.write_text("".join(kept))
+
+
+def open_progress(plan: TrainPlan, system: str, start_step: int) -> Progress:
+    """The logs of a system of `plan` from `start_step` on, for rank 0. Raises RayfaceError, see `open_tracker`."""
+    folder = plan.request.run_folder
+    tracker = open_tracker(plan.request.track, folder, system, plan.configs[system])
+    return Progress(folder, system, start_step, tracker)

@@ -21,6 +21,7 @@ from rayface.systems.base import SYSTEMS, System, get_system, in_dependency_orde
 from rayface.terms import check_commercial, commercial_only, dataset_terms
 from rayface.training.checkpoint import check_same_run
 from rayface.training.resumption import checkpoint_names
+from rayface.training.tracking import check_tracker
 
 REQUEST_FILE = "request.json"
 
@@ -47,6 +48,7 @@ class TrainRequest:
     init: str = ""  # store reference to fine-tune
     cpus_per_worker: int = 0  # 0: the cluster's CPUs shared out
     data_of: tuple[tuple[str, str], ...] = ()  # (system, dataset) where a system has its own
+    track: str = ""  # also log to "mlflow" or "wandb"; see `rayface.training.tracking`
     commercial_only: bool = False  # refuse data and models that do not allow commercial use; see `rayface.terms`
 
     @property
@@ -111,6 +113,7 @@ def resolve(request: TrainRequest) -> TrainPlan:
     """
     if not request.systems:
         raise RayfaceError(f"name a system to train: {', '.join(SYSTEMS)}")
+    check_tracker(request.track)
     systems = tuple(in_dependency_order(request.systems))
     name = request.name or f"{'-'.join(systems)}-{time.strftime('%Y%m%d-%H%M%S')}"
     if not re.fullmatch(r"\w[\w.-]*", name) or name == "store":

@@ -228,6 +228,10 @@ def test_selectors_and_ports_mean_something(overlay: str) -> None:
             assert sum(group["minReplicas"] for group in spec["workerGroupSpecs"]) > budget["spec"]["minAvailable"]
     for monitor in of_kind(overlay, "PodMonitor"):
         assert {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]} <= ports
+    for rule in of_kind(overlay, "PrometheusRule"):
+        assert rule["spec"] == yaml.safe_load((ROOT / "k8s" / "observability" / "rules.yml").read_text())
+        (shown,) = (m["data"] for m in of_kind(overlay, "ConfigMap") if m["metadata"]["name"] == "rayface-dashboards")
+        assert set(shown) == {"serving.json", "training.json"}
     for policy in of_kind(overlay, "NetworkPolicy"):
         assert any(policy["spec"]["podSelector"]["matchLabels"].items() <= label.items() for label in labels)
     for account in of_kind(overlay, "ServiceAccount"):

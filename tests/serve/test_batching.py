@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from serve import request_ids
 from serve.batching import Batcher
 from serve.reports import ReportStore
 
@@ -102,3 +103,27 @@ def test_reports_expire_and_are_bounded() -> None:
     store.put("c", {"n": 5})  # again: replaced, and the newest now
     store.put("e", {"n": 6})
     assert [store.get(name) for name in "cde"] == [{"n": 5}, None, {"n": 6}]
+
+
+def test_what_a_batch_logs_has_the_ids_of_its_requests() -> None:
+    """And what is run again alone has that of the one request."""
+    seen: list[str] = []
+
+    def run(items: list[int]) -> list[int]:
+        seen.append(request_ids.current())
+        if 3 in items:
+            raise ValueError("three")
+        return items
+
+    async def ask(batcher: Batcher, item: int) -> int:
+        request_ids.use(f"request-{item}")
+        return int(await batcher(item))
+
+    async def main() -> None:
+        batcher = Batcher(run, max_batch=4, wait_s=0.01)
+        await asyncio.gather(*(asyncio.create_task(ask(batcher, item)) for item in (1, 2)))
+        both = (asyncio.create_task(ask(batcher, item)) for item in (3, 4))
+        await asyncio.gather(*both, return_exceptions=True)
+
+    asyncio.run(main())
+    assert seen == ["request-1,request-2", "request-3,request-4", "request-3", "request-4"]

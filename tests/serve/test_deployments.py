@@ -33,7 +33,7 @@ def test_photos_that_are_worked_on_together_share_the_cores() -> None:
     before = torch.get_num_threads()
 
     async def threads_of_a_call() -> int:
-        stage = BatchedStage(Stage(threads=1))
+        stage = BatchedStage(Stage(threads=1), "a stage")
         stage.run = lambda items: [torch.get_num_threads() for _ in items]  # type: ignore[method-assign]
         stage.join(cores, None)
         return int(await stage.batcher("item"))

@@ -28,6 +28,7 @@ from rayface.work import Params
 from tests.scenes import same_pixels, scene
 from tests.serve.browser import apply, bring, choose, needs_chromium, opened, started
 from tests.serve.listening import start_serve
+from tests.serve.logs import logged
 from tests.tiny_models import save_tiny_models
 
 pytestmark = pytest.mark.ray
@@ -459,7 +460,8 @@ def test_a_deployment_for_every_stage_gives_the_same(service: Running, png: byte
 
     from serve.app import build
 
-    args = {"store": service.store.uri, "steps": STEPS, "layout": "separate", "max_output_megapixels": 1.3}
+    args = {"store": service.store.uri, "steps": STEPS, "layout": "separate", "log_level": "INFO"}
+    args["max_output_megapixels"] = 1.3
     serve.run(build(args), name="apart", route_prefix="/apart")
     try:
         for path in (
@@ -504,6 +506,12 @@ def test_a_deployment_for_every_stage_gives_the_same(service: Running, png: byte
         broken = service.client.post("/apart/v1/enhance", content=png[:2000])
         assert broken.status_code == 422
         check_problem(broken, "corrupt-image")
+        stages = ("detector", "enhancer", "guard", "parser", "fusion")
+        lines = logged("apart", "1 photo(s)")
+        assert all(enhanced.headers["x-request-id"] in lines[stage] for stage in stages), (
+            "its id is in every stage's log"
+        )
+        assert not any("" in lines[stage] for stage in stages), "a line about a photo without an id"
     finally:
         serve.delete("apart")
 
