@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,8 @@ def unknown_parts(command: str) -> list[str]:
 
 
 def _unknown_to_module(module: str, words: list[str]) -> list[str]:
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        return []
     path = ROOT / Path(*module.split("."))
     if not (path.with_suffix(".py").exists() or (path / "__main__.py").exists()):
         return [module]
@@ -78,5 +81,5 @@ def _unknown_options(app: object, words: list[str]) -> list[str]:
         if not rest or rest[0] not in subcommands:
             return rest[:1] or ["a sub-command is missing"]
         command = subcommands[rest.pop(0)]
-    known = {option for parameter in command.params for option in parameter.opts}
+    known = {"--help"} | {option for given in command.params for option in [*given.opts, *given.secondary_opts]}
     return [word for word in rest if word.startswith("--") and word not in known]

@@ -1,5 +1,6 @@
 """The documents (README.md, docs/*.md): their blocks and inline commands, and a copy of the project to try them in."""
 
+import contextlib
 import os
 import re
 import shlex
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +58,7 @@ def text_of(document: str) -> str:
 def read_blocks(text: str) -> list[Block]:
     """The fenced blocks of a Markdown text."""
     return [
-        Block(match["language"], match["body"], match["mark"] or "", (match["reason"] or "").strip())
+        Block(match["language"], textwrap.dedent(match["body"]), match["mark"] or "", (match["reason"] or "").strip())
         for match in BLOCK.finditer(text)
     ]
 
@@ -106,11 +108,11 @@ class Copy:
             self.job = location[1]
 
     def run_python(self, body: str) -> None:
-        """Run a Python block in a process of its own."""
-        script = self.folder / "block.py"
-        script.write_text(body.replace(f"http://127.0.0.1:{SERVICE.split(':')[1]}", self.service))
-        self.run(f"{shlex.quote(sys.executable)} {script}", shell=True)
-        self.done.discard(f"{shlex.quote(sys.executable)} {script}")
+        """Run a Python block in this process."""
+        start, port = time.monotonic(), SERVICE.split(":")[1]
+        with contextlib.chdir(self.folder):
+            exec(compile(body.replace(f"http://127.0.0.1:{port}", self.service), "block", "exec"), {})
+        print(f"{time.monotonic() - start:.1f} s: {body.splitlines()[0]} ...")
 
     def _meant(self, command: str) -> str:
         command = command.replace(SERVICE, self.service.removeprefix("http://"))
@@ -122,12 +124,8 @@ class Copy:
 
         from rayface.cli import app
 
-        before = Path.cwd()
-        os.chdir(self.folder)
-        try:
+        with contextlib.chdir(self.folder):
             result = CliRunner().invoke(app, shlex.split(command, comments=True)[1:])
-        finally:
-            os.chdir(before)
         return result.exit_code, f"{result.output}\n{result.exception or ''}"
 
     def _shell(self, command: str) -> tuple[int, str]:

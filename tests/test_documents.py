@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,7 +102,7 @@ def test_the_slow_blocks_run(document: str, try_blocks: Any) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_block_is_run_or_says_why(document: str) -> None:
-    assert text_of(document).count("\n```") + text_of(document).startswith("```") == 2 * len(BLOCKS[document])
+    assert len(re.findall(r"^ *```", text_of(document), re.M)) == 2 * len(BLOCKS[document])
     for block in BLOCKS[document]:
         assert block.language in LANGUAGES, block
         assert not block.mark or len(block.reason) >= 10, block
@@ -159,7 +158,7 @@ def test_python_is_python_and_settings_are_settings(document: str) -> None:
         if block.language == "python":
             compile(block.body, document, "exec")
         if block.language == "yaml":
-            check_settings(yaml.safe_load(textwrap.dedent(block.body)))
+            check_settings(yaml.safe_load(block.body))
 
 
 def check_settings(part: dict[str, Any]) -> None:
@@ -177,6 +176,15 @@ def check_settings(part: dict[str, Any]) -> None:
         DeploymentSchema.model_validate(deployment)
         assert deployment.get("autoscaling_config", {}).keys() <= AutoscalingConfig.model_fields.keys()
         assert f'"{deployment["name"]}"' in text or hasattr(Settings(), deployment["name"]), deployment["name"]
+
+
+def test_the_retention_policy_has_the_real_settings() -> None:
+    from serve.settings import Settings
+
+    page = text_of("docs/retention.md")
+    for name in ("timeout_s", "job_timeout_s", "job_seconds", "report_seconds"):
+        assert f"`{name}` ({getattr(Settings(), name):g} s)" in page, name
+    assert f"`max_reports` ({Settings().max_reports})" in page
 
 
 @pytest.mark.parametrize(
@@ -206,7 +214,7 @@ def test_reading_blocks() -> None:
     first, second, third = read_blocks(text)
     assert (first.language, first.commands, first.mark, first.reason) == ("console", ("a    b",), "not run", "because")
     assert (second.commands, second.mark) == (("c", "d"), "")
-    assert (third.language, third.body, third.mark, third.reason) == ("python", "   e\n", "slow", "so")
+    assert (third.language, third.body, third.mark, third.reason) == ("python", "e\n", "slow", "so")
     assert inline_commands(text) == ["rayface f g"]
 
 
