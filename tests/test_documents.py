@@ -34,6 +34,7 @@ from tests.documents import (
 
 DOCUMENTS = documents()
 BLOCKS = {document: read_blocks(text_of(document)) for document in DOCUMENTS}
+NEEDS = {"docs/retention.md": ["docs/fine-tune.md"]}  # pages whose commands a page goes on from, besides README
 COMMANDS = [command for blocks in BLOCKS.values() for block in blocks for command in block.commands]
 INLINE = sorted({command for document in DOCUMENTS for command in inline_commands(text_of(document))})
 
@@ -83,8 +84,8 @@ def try_blocks(copy: Copy, request: pytest.FixtureRequest) -> Any:
 @pytest.mark.ray
 @pytest.mark.parametrize("document", [document for document in DOCUMENTS if tried(document)])
 def test_the_blocks_run(document: str, try_blocks: Any, copy: Copy) -> None:
-    try_blocks(README)
-    try_blocks(document)
+    for earlier in (README, *NEEDS.get(document, []), document):
+        try_blocks(earlier)
     if document == README:
         assert (copy.folder / "runs/enhanced.jpg").stat().st_size > 1000
         # The copy's code ran, not this checkout's: everything was written there.
@@ -95,8 +96,8 @@ def test_the_blocks_run(document: str, try_blocks: Any, copy: Copy) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("document", [document for document in DOCUMENTS if tried(document, SLOW)])
 def test_the_slow_blocks_run(document: str, try_blocks: Any) -> None:
-    try_blocks(README)
-    try_blocks(document)
+    for earlier in (README, *NEEDS.get(document, []), document):
+        try_blocks(earlier)
     try_blocks(document, SLOW)
 
 
