@@ -51,6 +51,10 @@ format: $(STAMP) ## format the code and mend what the linter can mend
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+.PHONY: docs
+docs: $(STAMP) ## the site of docs/ in dist/site; a warning fails
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
 .PHONY: ci
 ci: ## what the CI runs: check, test, and a look at what was skipped
 	.ci/run
