@@ -106,7 +106,7 @@ class Applied:
         try:
             return self.one(source, target)
         except (RayfaceError, FileNotFoundError, PermissionError) as error:
-            if isinstance(error, RayfaceError) and error.kind in ("unwritable", "bad-address"):
+            if isinstance(error, RayfaceError) and error.kind in ("unwritable", "bad-address", "not-signed"):
                 raise
             return {"photo": source, "error": str(error)}
         except OSError as error:

@@ -36,7 +36,10 @@ def new_certificate() -> dict[str, bytes]:
 def write_certificate(folder: str) -> list[str]:
     """`new_certificate` as files in a new or empty folder, the key readable by its owner alone; gives their paths."""
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RayfaceError(f"{folder} cannot be made a folder ({error}); give a new one.") from error
     if held := sorted(path.name for path in target.iterdir()):
         raise RayfaceError(f"{folder} already holds {', '.join(held[:3])}; give a new folder, so that no key is lost.")
     for name, content in new_certificate().items():
@@ -63,13 +66,14 @@ def signs_with(chain: bytes, key: bytes, path: str) -> tuple[str, str]:
     Raises RayfaceError where that is no certificate, has run out, or `key` (PEM) is not its own.
     """
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
         certificate = x509.load_pem_x509_certificates(chain)[0]
         private = load_pem_private_key(key, None)
-    except (ValueError, TypeError) as error:  # TypeError: the key is encrypted
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: the key is encrypted
         raise RayfaceError(f"credentials: {path} or its key cannot be used ({error}); give unencrypted PEM.") from error
     if certificate.public_key() != private.public_key():
         raise RayfaceError(f"credentials: the key is not that of the first certificate in {path}; give its own key.")

@@ -19,11 +19,18 @@ from rayface.errors import RayfaceError
 if TYPE_CHECKING:
     import c2pa
 
-    from rayface.systems.base import System
-
-SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"  # IPTC NewsCodes, Digital Source Type
+# IPTC NewsCodes, Digital Source Type: "edited with generative AI". Of every step: networks draw pixels that nobody saw.
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 MEDIA_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 PARENT = {"title": "the photo as it came", "relationship": "parentOf", "label": "parent"}
+# For a look whether a certificate can sign: a picture of one pixel, to which nothing was done.
+DOT = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c636000000002000148afa471"
+    "0000000049454e44ae426082"
+)
+NOTHING_DONE: Mapping[str, Any] = {
+    "faces": [], "steps": [], "models": {}, "width": 1, "height": 1, "input_width": 1, "input_height": 1
+}  # fmt: skip
 # No picture may make this program fetch something: neither manifests that lie elsewhere nor revocation lists.
 OFFLINE = {"remote_manifest_fetch": False, "ocsp_fetch": False}
 
@@ -35,6 +42,8 @@ class CredentialSettings:
     certificate: str = ""  # the signer's certificate, then those that lead to a root
     key: str = ""  # its private key, unencrypted: a mounted secret
     timestamps: str = ""  # address of a time-stamp authority (RFC 3161), asked for each picture; "": none
+    # The photo's own credentials stay inside, with all that they hold: a thumbnail, an author, a place
+    keep_incoming: bool = True
 
     def __post_init__(self) -> None:
         if bool(self.certificate) != bool(self.key):
@@ -51,8 +60,14 @@ class Signer:
         else:
             made = new_certificate()
             self._chain, self._key = made[CHAIN_FILE], made[KEY_FILE]
-        self._timestamps = settings.timestamps
+        self._timestamps, self.keep_incoming = settings.timestamps, settings.keep_incoming
         self.name, self._algorithm = signs_with(self._chain, self._key, settings.certificate)
+        if settings.certificate and not self._signs(DOT, "png", NOTHING_DONE, []):
+            raise RayfaceError(
+                f"credentials: {settings.certificate} cannot sign content credentials; C2PA wants a certificate under "
+                "an authority (not signed by itself) with the key usage digitalSignature and the extended key usage "
+                "emailProtection or documentSigning. `rayface credentials make DIR` makes one for development."
+            )
 
     def sign(self, picture: bytes, format: str, report: Mapping[str, Any], original: bytes) -> bytes:
         """`picture`, a file in `format` ("jpeg", "png" or "webp"), with credentials.
@@ -62,14 +77,14 @@ class Signer:
         """
         import c2pa
 
-        parents = [original] if _media_type(original) in _readable() else []
+        parents = [original] if self.keep_incoming and _readable(original) else []
         try:
             try:
-                return self._sign(picture, format, report, *parents)
+                return self._sign(picture, format, report, parents, self._timestamps)
             except c2pa.C2paError:
-                if not parents:
-                    raise
-                return self._sign(picture, format, report)  # its credentials are beyond reading: ours come without them
+                if not parents or self._signs(picture, format, report, parents):
+                    raise  # not the parent's fault
+                return self._sign(picture, format, report, [], self._timestamps)
         except c2pa.C2paError as error:
             raise RayfaceError(
                 f"The result could not be given its content credentials ({error}); see the settings of credentials.",
@@ -77,12 +92,21 @@ class Signer:
                 kind="not-signed",
             ) from error
 
-    def _sign(self, picture: bytes, format: str, report: Mapping[str, Any], *parents: bytes) -> bytes:
+    def _signs(self, picture: bytes, format: str, report: Mapping[str, Any], parents: Sequence[bytes]) -> bool:
+        """Whether it does so without a time stamp."""
         import c2pa
 
-        information = c2pa.C2paSignerInfo(
-            self._algorithm.encode(), self._chain, self._key, self._timestamps.encode() or None
-        )
+        try:
+            return bool(self._sign(picture, format, report, parents, ""))
+        except c2pa.C2paError:
+            return False
+
+    def _sign(
+        self, picture: bytes, format: str, report: Mapping[str, Any], parents: Sequence[bytes], timestamps: str
+    ) -> bytes:
+        import c2pa
+
+        information = c2pa.C2paSignerInfo(self._algorithm.encode(), self._chain, self._key, timestamps.encode() or None)
         signed, media_type = io.BytesIO(), MEDIA_TYPES[format]
         with c2pa.Signer.from_info(information) as signer, c2pa.Builder(_manifest(report, parents), _context()) as made:
             for parent in parents:
@@ -91,30 +115,24 @@ class Signer:
         return signed.getvalue()
 
 
-def source_type(report: Mapping[str, Any]) -> str:
-    """IPTC's digital source type of a result, its last part; "" where no step changed anything."""
-    from rayface.systems.base import SOURCE_TYPE
-
-    types = {_system(step).source_type for step in applied_steps(report)}
-    return SOURCE_TYPE if SOURCE_TYPE in types else next(iter(types), "")
-
-
 def applied_steps(report: Mapping[str, Any]) -> list[str]:
     """Those of the steps of a report (`Signer.sign`) that changed the photo, in their order."""
+    from rayface.pipeline import photo_steps
+
     at_faces = {step for face in report["faces"] if face["kept"] > 0 for step in face["steps"]}
     enlarged = (report["width"], report["height"]) != (report["input_width"], report["input_height"])
-    return [step for step in report["steps"] if (enlarged if _system(step).whole_photo else step in at_faces)]
+    return [step for step in report["steps"] if (enlarged if step in photo_steps() else step in at_faces)]
 
 
 def xmp(report: Mapping[str, Any]) -> bytes:
     """An XMP packet that says the digital source type; empty where no step changed anything."""
-    if not (kind := source_type(report)):
+    if not applied_steps(report):
         return b""
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
         '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
         'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:xmp="http://ns.adobe.com/xap/1.0/" '
-        f'Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPES}{kind}" xmp:CreatorTool="rayface {__version__}"/>'
+        f'Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPE}" xmp:CreatorTool="rayface {__version__}"/>'
         '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
     ).encode()
 
@@ -164,7 +182,7 @@ def _actions(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             {
                 "action": "c2pa.edited",
                 "description": f"{step} by rayface",
-                "digitalSourceType": SOURCE_TYPES + _system(step).source_type,
+                "digitalSourceType": SOURCE_TYPE,
                 "softwareAgent": {"name": "rayface", "version": __version__},
                 "parameters": {"rayface.step": step, "rayface.model": report["models"].get(step, "")},
             }
@@ -172,10 +190,20 @@ def _actions(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*actions, {"action": "c2pa.transcoded"}]
 
 
-def _system(step: str) -> "System":
-    from rayface.systems.base import SYSTEMS, get_system
+def _readable(original: bytes) -> bool:
+    """Whether what there is of a photo's own credentials can be read; a kind that can hold none is not."""
+    import c2pa
 
-    return next(system for name in SYSTEMS if (system := get_system(name)).step_name == step)
+    media_type = _media_type(original)
+    if media_type not in _kinds():
+        return False
+    try:
+        with c2pa.Reader(media_type, io.BytesIO(original), context=_context()):
+            return True
+    except c2pa.C2paError.ManifestNotFound:
+        return True
+    except c2pa.C2paError:
+        return False
 
 
 @cache
@@ -186,7 +214,7 @@ def _context() -> "c2pa.Context":
 
 
 @cache
-def _readable() -> Sequence[str]:
+def _kinds() -> Sequence[str]:
     import c2pa
 
     return tuple(c2pa.Reader.get_supported_mime_types())

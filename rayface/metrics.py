@@ -5,6 +5,7 @@ Ray writes `ray_` in front of a name and `_total` behind a counter's, and adds l
 Outside a Ray cluster, as in `rayface apply` or under torchrun, nothing is recorded.
 """
 
+import contextlib
 import sys
 import threading
 import time
@@ -93,7 +94,7 @@ class _Kept:
     def _repeat(self) -> None:
         while True:
             time.sleep(REPEAT_SECONDS)
-            with self._lock:
+            with self._lock, contextlib.suppress(Exception):  # Ray may shut down under it; the next time is soon
                 if sys.modules["ray"].is_initialized():
                     for (metric, tags), value in self._values.items():
                         metric._made.set(value, dict(tags))

@@ -123,7 +123,8 @@ def _run(settings: Settings, http: dict[str, Any], metrics_port: int | None) -> 
     from serve.app import compose
 
     application = compose(settings)  # wrong models and certificates are found before anything is started
-    Signer(settings.credentials)
+    if not os.environ.get("RAY_ADDRESS"):  # else they lie where the replicas run
+        Signer(settings.credentials)
     print("Starting ...", flush=True)
     import ray
     from ray import serve

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,7 @@ from serve.upload import check_photo
 
 TRIES_AGAIN = 3  # of a request whose replica died
 SECONDS_BETWEEN = 0.25
+SIGNING_SECONDS, SIGNING_THREADS = 15.0, 4
 REPORT_SECONDS = 0.1  # within which a report is kept once the photo is answered
 MEMORY_SECONDS = 10.0  # for an answer of the process that holds reports and jobs; it may be on its way up
 
@@ -38,6 +40,8 @@ class Ingress:
         self.settings = settings
         self._graph, self._reports = graph, reports
         self._signer = Signer(settings.credentials)
+        # Of its own: a time-stamp authority that does not answer must not hold the threads that health is told by
+        self._signing = ThreadPoolExecutor(SIGNING_THREADS, "signing")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self)
@@ -65,9 +69,22 @@ class Ingress:
             photo = await self._taken(data)
             call = partial(self._graph.process, photo, steps, params, format, quality)
             picture, report = await self._result(call, timeout_s)
-            picture, report = await asyncio.to_thread(signed, self._signer, picture, format, report, data)
+            picture, report = await self._signed(picture, format, report, data)
         measured.report(report, params)
         return picture, report
+
+    async def _signed(self, picture: bytes, format: str, report: Json, original: bytes) -> tuple[bytes, Json]:
+        work = partial(signed, self._signer, picture, format, report, original)
+        try:
+            async with asyncio.timeout(SIGNING_SECONDS):
+                return await asyncio.get_running_loop().run_in_executor(self._signing, work)
+        except TimeoutError:
+            raise RayfaceError(
+                f"The result was not signed within {SIGNING_SECONDS:g} s: the time-stamp authority "
+                f"{self.settings.credentials.timestamps or '(none is set)'} does not answer, or the service is busy.",
+                status=503,
+                kind="not-signed",
+            ) from None
 
     def _check_faces_served(self) -> None:
         if not self._graph.finds_faces:

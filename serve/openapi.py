@@ -42,6 +42,7 @@ class PhotoReport(Report):
     """The report of one photo as it leaves the service."""
 
     request_id: str
+    signer: str  # whose certificate signed the result's content credentials
 
 
 class Problem(TypedDict):

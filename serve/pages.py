@@ -21,7 +21,7 @@ HEADERS = {
 
 def add_pages(app: FastAPI) -> None:
     """Serve all files of `serve/page`, at `/page/NAME` and its index at `/`, and `/docs`; none of them needs a key."""
-    for file in sorted(FOLDER.iterdir()):
+    for file in sorted(file for file in FOLDER.iterdir() if file.suffix in TYPES):
         path = "/" if file.name == "index.html" else f"/page/{file.name}"
         _add(app, path, file, HEADERS)
     _add(app, "/docs", HERE / "docs.html", {})

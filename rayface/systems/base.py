@@ -40,8 +40,6 @@ SYSTEMS = {
 }
 FOREIGN = {"foreign": "rayface.systems.foreign:Foreign"}  # networks of other projects: used, not trained here
 PRESETS = ("tiny", "small", "base")
-# IPTC's "edited with generative AI": what no step may claim to be less than without saying so itself
-SOURCE_TYPE = "compositeWithTrainedAlgorithmicMedia"
 
 Batch = dict[str, Tensor]
 Networks = Mapping[str, nn.Module]
@@ -166,7 +164,6 @@ class System:
     shared: ClassVar[Mapping[str, str]] = {}  # of those: config key of the frozen model that holds the same network
     step_name: ClassVar[str] = ""  # what `steps=` calls it; "" where it offers no step
     whole_photo: ClassVar[bool] = False  # its step works on the photo (stages.PhotoStep), not on face crops
-    source_type: ClassVar[str] = SOURCE_TYPE  # what its step makes of a photo, by IPTC (`credentials`)
     frozen_keys: ClassVar[tuple[str, ...]] = ()  # of the config: frozen models that losses need; "" there is none
     frozen_systems: ClassVar[Mapping[str, str]] = {}  # config key of a frozen model -> the system it must be of
     samples_together: ClassVar[int] = 1  # of a batch that must be on one worker (pairs)

@@ -51,7 +51,6 @@ class SuperResolution(System):
     released = ("upscaler",)
     step_name = "upscale"
     whole_photo = True
-    source_type = "algorithmicallyEnhanced"  # it adds no person and no thing
 
     def config(self, preset: str) -> SuperResolutionConfig:
         if preset == "tiny":

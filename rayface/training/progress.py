@@ -54,7 +54,7 @@ class Progress:
             file.write(json.dumps({"step": step, "seconds": round(now - self.started, 3), **values}) + "\n")
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
-        self._track(step, values)
+        self._tracked("log", step, values)
         self._tell(step, total, images_per_step, values)
         if now - self.last_printed < 2 and step + 1 < total:
             return
@@ -70,13 +70,13 @@ class Progress:
             flush=True,
         )
 
-    def _track(self, step: int, values: dict[str, float]) -> None:
-        if self.tracker is None:
-            return
+    def _tracked(self, what: str, *arguments: Any) -> None:
+        """Calls the tracker's method `what`, if there is a tracker."""
         try:
-            self.tracker.log(step, values)
+            if self.tracker is not None:
+                getattr(self.tracker, what)(*arguments)
         except Exception as error:  # whatever a package of others raises; a server that is away ends no training
-            print(f"[{self.system}] --track failed at step {step + 1} and is over: {error}", flush=True)
+            print(f"[{self.system}] --track failed ({what}) and is over: {error}", flush=True)
             self.tracker = None
 
     def _tell(self, step: int, total: int, images_per_step: int, values: dict[str, float]) -> None:
@@ -135,8 +135,7 @@ class Progress:
                     stream.write(file.read_bytes())
 
     def close(self) -> None:
-        if self.tracker:
-            self.tracker.close()
+        self._tracked("close")
         for metric in metrics.METRICS:
             if metric.kind == "gauge" and {"run", "system"} <= set(metric.tags):
                 metric.forget(**self.tags)  # a run that is over has not stopped moving

@@ -3,7 +3,7 @@
 import { $ } from "./dom.js";
 
 const dialog = $("camera"), video = $("video"), says = $("camera-says"), snap = $("snap");
-let stream = null;
+let stream = null, opened = 0; // how many times: an answer to an earlier question comes too late
 
 const WHY_NOT = {
   NotAllowedError: "The camera was not allowed. Allow it in the browser's settings of this page, or choose a file.",
@@ -31,10 +31,11 @@ export function takePhoto(taken) {
 }
 
 async function open() {
+  const mine = ++opened;
   try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1920 }, facingMode: "user" } });
-    if (!dialog.open) return release();
-    video.srcObject = stream;
+    const given = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1920 }, facingMode: "user" } });
+    if (!dialog.open || mine !== opened) return stop(given);
+    video.srcObject = stream = given;
     await video.play();
     says.textContent = "The picture stays on this page until you choose Apply.";
     snap.disabled = false;
@@ -45,6 +46,7 @@ async function open() {
 }
 
 function photograph(taken) {
+  snap.disabled = true;
   const canvas = document.createElement("canvas");
   canvas.width = video.videoWidth;
   canvas.height = video.videoHeight;
@@ -55,8 +57,12 @@ function photograph(taken) {
   }, "image/jpeg", 0.95);
 }
 
+function stop(given) {
+  for (const track of given?.getTracks() || []) track.stop();
+}
+
 function release() {
-  for (const track of stream?.getTracks() || []) track.stop();
+  stop(stream);
   stream = video.srcObject = null;
 }
 

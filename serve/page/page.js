@@ -51,7 +51,10 @@ function become(next) {
 }
 
 function fail(problem) {
-  if (!(problem instanceof Problem)) throw problem; // our own fault: the browser's console says where
+  if (!(problem instanceof Problem)) { // our own fault: the browser's console says where
+    $("error").replaceChildren(make("strong", {}, "That did not work"), make("p", {}, "The page failed. Try again, or load it anew."));
+    throw problem;
+  }
   if (problem.status === 401) return askForKey(problem);
   const heading = HEADINGS[problem.kind] || "That did not work";
   const detail = problem.detail.replace(/\d{6,} bytes/, bytes => size({ size: parseInt(bytes) }));

@@ -34,21 +34,22 @@ function problemFrom(status, text, retryAfter) {
 const unreachable = () => new Problem(0, "unreachable", "Is it still running, and are you connected?");
 const keyed = () => (key ? { "x-api-key": key } : {});
 
-async function call(path, options = {}) {
-  let answer;
+// The body of an answer, as `kind`: "json" or "blob". The connection may be lost while it comes, too.
+async function call(path, kind, options = {}) {
+  let answer, body;
   try {
     answer = await fetch(path, { headers: keyed(), ...options });
+    body = await (answer.ok ? answer[kind]() : answer.text());
   } catch (error) {
     throw error.name === "AbortError" ? error : unreachable();
   }
-  if (!answer.ok) throw problemFrom(answer.status, await answer.text(), answer.headers.get("retry-after"));
-  return answer;
+  if (!answer.ok) throw problemFrom(answer.status, body, answer.headers.get("retry-after"));
+  return body;
 }
 
 // What this service offers: its steps, its models, and the values of its parameters.
 export async function offers() {
-  const answers = await Promise.all([call("v1/models"), call("openapi.json")]);
-  const [{ steps, models }, api] = await Promise.all(answers.map(answer => answer.json()));
+  const [{ steps, models }, api] = await Promise.all([call("v1/models", "json"), call("openapi.json", "json")]);
   const values = {};
   for (const { name, schema } of api.paths["/v1/process"].post.parameters) {
     values[name] = (schema.anyOf || [schema]).flatMap(one => one.enum || (one.const ? [one.const] : []));
@@ -61,11 +62,15 @@ export async function offers() {
 function wait(milliseconds, signal) {
   return new Promise((resolve, reject) => {
     signal.throwIfAborted();
-    const timer = setTimeout(resolve, milliseconds);
-    signal.addEventListener("abort", () => {
+    const stop = () => {
       clearTimeout(timer);
       reject(signal.reason);
-    }, { once: true });
+    };
+    const timer = setTimeout(() => {
+      signal.removeEventListener("abort", stop);
+      resolve();
+    }, milliseconds);
+    signal.addEventListener("abort", stop, { once: true });
   });
 }
 
@@ -113,13 +118,13 @@ async function submitted(query, body, tell, signal) {
   }
 }
 
-async function finished(path, tell, signal) {
+// Asks until `ready` takes the answer, and gives that.
+async function asked(path, kind, ready, signal) {
   let pause = FIRST_PAUSE_MS, lost = 0;
   for (;;) {
     try {
-      const job = await (await call(path, { headers: keyed(), signal })).json();
-      if (job.finished) return job;
-      tell(job.status);
+      const answer = await call(path, kind, { signal });
+      if (ready(answer)) return answer;
       lost = 0;
     } catch (problem) {
       const passing = problem.kind === "unreachable" || problem.status === 503;
@@ -128,6 +133,10 @@ async function finished(path, tell, signal) {
     await wait(pause, signal);
     pause = Math.min(1.5 * pause, LONGEST_PAUSE_MS);
   }
+}
+
+function finished(path, tell, signal) {
+  return asked(path, "json", job => job.finished || tell(job.status), signal);
 }
 
 // Runs steps on a photo as a job: {image: Blob, report}. `tell(what, share)` hears how far it is. An abort of `signal`
@@ -143,7 +152,7 @@ export async function run(query, photo, swap, tell, signal) {
     if (problem) throw Problem.of(problem);
     if (!report) throw new Problem(409, "job-cancelled", "Somebody ended it at the service.");
     tell("fetching");
-    const image = await (await call(`${path}/result`, { headers: keyed(), signal })).blob();
+    const image = await asked(`${path}/result`, "blob", () => true, signal);
     return { image, report };
   } finally {
     window.removeEventListener("pagehide", forget);

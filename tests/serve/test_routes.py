@@ -1,7 +1,10 @@
 """The HTTP interface where it is easier to see without a cluster: what goes wrong inside."""
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -237,3 +240,28 @@ def test_errors_of_other_processes_come_through_as_what_they_were(ray_cluster: N
     assert (type(caught.value), caught.value.status, caught.value.kind) == (RayfaceError, 422, "no-face")
     with pytest.raises(ray.exceptions.RayTaskError, match="internal"):
         asyncio.run(result("other"))
+
+
+def test_signing_that_hangs_is_a_503_and_holds_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time-stamp authority that takes the call and never answers."""
+    import serve.ingress as module
+
+    ingress, hung = module.Ingress(Settings(), OneReplica(None, finds_faces=True), None), threading.Event()
+    monkeypatch.setattr(module, "SIGNING_SECONDS", 0.2)
+    monkeypatch.setattr(module, "signed", lambda *_: hung.wait(20))
+
+    async def run() -> float:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))  # a replica has five
+        waiting = [asyncio.create_task(ingress._signed(b"", "png", {}, b"")) for _ in range(12)]
+        await asyncio.sleep(0.01)
+        started = time.perf_counter()
+        await asyncio.to_thread(lambda: None)  # as health is told
+        told = time.perf_counter() - started
+        for task in waiting:
+            with pytest.raises(RayfaceError, match="was not signed within") as caught:
+                await task
+            assert (caught.value.status, caught.value.kind) == (503, "not-signed")
+        hung.set()
+        return told
+
+    assert asyncio.run(run()) < 0.15

@@ -154,8 +154,21 @@ def test_a_tracker_that_fails_ends_no_training(tmp_path: Path, capsys: pytest.Ca
         progress.log(step, 2, 8, {"loss/parser": 0.5})
     progress.close()
     assert told == [0]
-    assert "--track failed at step 1 and is over: the server is away" in capsys.readouterr().out
+    assert "--track failed (log) and is over: the server is away" in capsys.readouterr().out
     assert len((tmp_path / "run" / "parsing" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_tracker_that_cannot_be_closed_ends_no_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Unclosed:
+        def log(self, step: int, values: object) -> None: ...
+
+        def close(self) -> None:
+            raise ConnectionError("the server went away")
+
+    progress = Progress(f"{tmp_path}/run", "parsing", 0, Unclosed())
+    progress.log(0, 1, 8, {"loss/parser": 0.5})
+    progress.close()
+    assert "--track failed (close) and is over: the server went away" in capsys.readouterr().out
 
 
 def test_what_cannot_be_tracked_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
