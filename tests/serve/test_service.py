@@ -188,7 +188,7 @@ def test_the_report_comes_with_the_image_and_can_be_fetched(service: Running, pn
     assert report["request_id"] == "my-request-1"
     assert report["models"]["enhance"] == "enhancement@1"
     assert report["faces"][0]["steps"] == ["enhance"]
-    stages = {"decode", "detect", "enhance", "identify", "parse", "fuse", "encode", "total"}
+    stages = {"decode", "detect", "enhance", "identify", "parse", "fuse", "encode", "sign", "total"}
     assert set(report["timings_ms"]) == stages
     fetched = service.client.get("/v1/reports/my-request-1")
     assert fetched.json() == report
