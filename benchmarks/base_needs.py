@@ -82,7 +82,7 @@ def count(training: Training, phase: Phase, batch: dict[str, torch.Tensor]) -> t
         return tensor
 
     with Flops() as counter, saved_tensors_hooks(keep, lambda tensor: tensor):
-        training._run_phase(phase, batch)
+        training._run_phase(phase, batch, training.phase_state())
     return float(counter.total), sum(sizes.values())
 
 

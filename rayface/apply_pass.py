@@ -61,7 +61,7 @@ def apply_to_all(
     task = {
         "steps": list(application.steps), "assignments": _absolute_donor(application),
         "models": [f"{stage}={ref}" for stage, ref in pinned.items()], "store": storage.absolute(store.uri),
-        "credentials": _absolute_files(application.credentials),
+        "credentials": dataclasses.asdict(application.credentials.absolute()),  # the files must be on all nodes
         "commercial_only": commercial_only, "device": "cuda" if gpu else "cpu", "source": source, "target": target,
     }  # fmt: skip
     names = [name for name, _ in photos]
@@ -127,12 +127,6 @@ def _absolute_donor(application: Application) -> list[str]:
     if "donor" in settings:
         settings["donor"] = storage.absolute(settings["donor"])
     return [f"{key}={value}" for key, value in settings.items()]
-
-
-def _absolute_files(credentials: CredentialSettings) -> dict[str, str]:
-    """Paths as they are for workers too; the files must be on all nodes, as the key goes nowhere."""
-    files = {key: storage.absolute(path) for key in ("certificate", "key") if (path := getattr(credentials, key))}
-    return {**dataclasses.asdict(credentials), **files}
 
 
 def _chunk_name(start: int) -> str:

@@ -8,13 +8,14 @@ that know nothing of C2PA. Nothing of the original's pixels goes along: no thumb
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from rayface import __version__
 from rayface.certificates import CHAIN_FILE, KEY_FILE, new_certificate, read_pem, signs_with
 from rayface.errors import RayfaceError
+from rayface.storage import absolute
 
 if TYPE_CHECKING:
     import c2pa
@@ -50,6 +51,12 @@ class CredentialSettings:
             given, other = ("certificate", "key") if self.certificate else ("key", "certificate")
             raise RayfaceError(f"credentials.{given} is given without credentials.{other}; give both PEM files.")
 
+    def absolute(self) -> "CredentialSettings":
+        """The same, with paths as they are for processes that run in other folders."""
+        if not self.certificate:
+            return self
+        return replace(self, certificate=absolute(self.certificate), key=absolute(self.key))
+
 
 class Signer:
     """Signs results. Raises RayfaceError for files that are no certificate and its key."""
@@ -77,13 +84,14 @@ class Signer:
         """
         import c2pa
 
-        parents = [original] if self.keep_incoming and _readable(original) else []
+        parents = [original] if self.keep_incoming and _media_type(original) in _kinds() else []
         try:
             try:
                 return self._sign(picture, format, report, parents, self._timestamps)
             except c2pa.C2paError:
                 if not parents or self._signs(picture, format, report, parents):
                     raise  # not the parent's fault
+                # its credentials are beyond reading
                 return self._sign(picture, format, report, [], self._timestamps)
         except c2pa.C2paError as error:
             raise RayfaceError(
@@ -188,22 +196,6 @@ def _actions(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return [*actions, {"action": "c2pa.transcoded"}]
-
-
-def _readable(original: bytes) -> bool:
-    """Whether what there is of a photo's own credentials can be read; a kind that can hold none is not."""
-    import c2pa
-
-    media_type = _media_type(original)
-    if media_type not in _kinds():
-        return False
-    try:
-        with c2pa.Reader(media_type, io.BytesIO(original), context=_context()):
-            return True
-    except c2pa.C2paError.ManifestNotFound:
-        return True
-    except c2pa.C2paError:
-        return False
 
 
 @cache

@@ -13,7 +13,6 @@ from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
-from rayface.credentials import CredentialSettings
 from rayface.guard import STAGE as GUARD
 from rayface.guard import choose_guard
 from rayface.pipeline import SWAPS
@@ -60,7 +59,7 @@ def compose(settings: Settings) -> Application:
         store=_absolute(settings.store),
         commercial_only=only,
         api_keys=keys,
-        credentials=_absolute_files(settings.credentials),
+        credentials=settings.credentials.absolute(),
     )
     refs = resolve_models(settings)
     recogniser, unguarded = resolve_guard(settings)
@@ -151,16 +150,6 @@ def _crop_side(settings: Settings, refs: Mapping[str, str]) -> int:
     store = open_store(settings.store)
     named = [ref for name in face_steps(settings.steps) for ref in parse_shares(refs[name])]
     return crop_size(store.info(ref)["config"]["size"] for ref in named)
-
-
-def _absolute_files(credentials: CredentialSettings) -> CredentialSettings:
-    """Their files, likewise."""
-    from rayface.storage import absolute
-
-    if not credentials.certificate:
-        return credentials
-    certificate, key = absolute(credentials.certificate), absolute(credentials.key)
-    return dataclasses.replace(credentials, certificate=certificate, key=key)
 
 
 def _absolute(uri: str | None) -> str:
