@@ -166,7 +166,8 @@ const floats = name => { const b = fs.readFileSync(name); return b.buffer.slice(
 
 def tfjs(data: str, modules: Path) -> dict[str, Any]:
     """The largest difference between the embeddings of our reader and of TensorFlow.js (its plain CPU backend)."""
-    from rayface.pretrained.faceres import ENVIRONMENT, load_faceres
+    from rayface.pretrained.faceres import load_faceres
+    from rayface.pretrained.human_models import ENVIRONMENT
 
     network = load_faceres()
     images = FaceDataset(data, "validation", 256).batch(range(4))["image"]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayface.errors import RayfaceError
-from rayface.records import FFHQ_TEMPLATE
+from rayface.networks.chips import Chips
 
 # Where our five landmarks lie in dlib's chips (150 px, padding 0.25), as a fraction of the side: means over the 662
 # train-split CelebA photos in which dlib finds the face. Made by `python benchmarks/dlib_template.py PHOTOS`.
@@ -24,7 +24,6 @@ CHIP_TEMPLATE = np.array(
 )
 # The mean colour dlib subtracts, in levels of 255; it then divides by 256.
 MEAN_COLOUR = (122.782, 117.001, 104.298)
-MILD_SHRINK = 1.2  # chips up to this much smaller than what they show are sampled without a low-pass
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,6 @@ class Recogniser(nn.Module):
     """Face crop -> embedding; compare two by their cosine (dlib's own are also compared by distance, 0.6 apart)."""
 
     outputs = ("embedding",)
-    to_chip: Tensor
     mean_colour: Tensor
 
     def __init__(self, config: RecogniserConfig) -> None:
@@ -98,11 +96,9 @@ class Recogniser(nn.Module):
                 inputs = width
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(inputs, config.embedding, bias=False)
-        # Constants, not weights: they are no part of a stored model.
+        # A constant, not a weight: it is no part of a stored model.
         self.register_buffer("mean_colour", torch.tensor(MEAN_COLOUR).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("to_chip", _chip_to_crop(), persistent=False)
-        # crop sides per chip side; a plain number, as a value read from a tensor could not be exported
-        self.chip_span = float(_chip_to_crop()[:, :2].norm(dim=1).mean())
+        self.chips = Chips(CHIP_TEMPLATE, config.side)  # the network's own view of aligned crops
 
     def forward(self, crops: Tensor) -> Tensor:
         """Float [N, 3, S, S] in [-1, 1], aligned to FFHQ_TEMPLATE, any S -> embeddings float [N, D], not normalised.
@@ -110,20 +106,6 @@ class Recogniser(nn.Module):
         Differentiable, so that it serves as a similarity loss.
         """
         return self.embed_chips(self.chips(crops))
-
-    def chips(self, crops: Tensor) -> Tensor:
-        """The network's own view of aligned crops: float [N, 3, S, S] -> [N, 3, side, side], same range."""
-        side = self.config.side
-        shrink = self.chip_span * crops.shape[-1] / side  # how many crop pixels one chip pixel spans
-        if shrink > MILD_SHRINK:
-            smaller = max(1, round(crops.shape[-1] / shrink))
-            crops = F.interpolate(crops, (smaller, smaller), mode="bilinear", antialias=True, align_corners=False)
-        grid = F.affine_grid(
-            self.to_chip.to(crops.dtype).expand(crops.shape[0], 2, 3),
-            [crops.shape[0], 3, side, side],
-            align_corners=False,
-        )
-        return F.grid_sample(crops, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
     def embed_chips(self, chips: Tensor) -> Tensor:
         """Float [N, 3, side, side] in [-1, 1], dlib's own kind of chip -> embeddings float [N, D]."""
@@ -163,15 +145,3 @@ def narrowed(network: Recogniser, config: RecogniserConfig, crops: Tensor) -> Re
         ours.conv2.bias.copy_(theirs.conv2.bias + reader.sum((2, 3)) @ lost)  # type: ignore[union-attr, operator]
         x = theirs(x)
     return narrow
-
-
-def _chip_to_crop() -> Tensor:
-    """float32 [2, 3]: chip coordinates to crop coordinates, both from -1 to 1 as `affine_grid` wants them.
-
-    The similarity that best maps one template to the other: in the plane one complex division (Umeyama 1991).
-    """
-    chip, crop = ((2 * template.astype(np.float64) - 1) @ (1, 1j) for template in (CHIP_TEMPLATE, FFHQ_TEMPLATE))
-    from_mean = chip - chip.mean()
-    turn = (from_mean.conj() * (crop - crop.mean())).sum() / (np.abs(from_mean) ** 2).sum()
-    shift = crop.mean() - turn * chip.mean()
-    return torch.tensor([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]]).float()

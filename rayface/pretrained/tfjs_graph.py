@@ -66,6 +66,26 @@ def read_graph(path: Path, output: str) -> TfjsGraph:
 
     Raises RayfaceError: no such file, not a graph model, weights too short, an operation or data type not known here.
     """
+    return TfjsGraph(*_read(path), output)
+
+
+def read_constants(path: Path, output: str) -> list[tuple[str, list[Tensor]]]:
+    """What the operations that `output` needs are given besides pictures, each after those it needs itself.
+
+    (its kind, its constants in the order of its inputs). For graphs that a network of our own takes the weights of.
+    Raises RayfaceError: no such file, not a graph model, weights too short, no such output.
+    """
+    nodes, constants = _read(path)
+    by_name = {node["name"]: node for node in nodes}
+    if output not in by_name:
+        raise RayfaceError(f"{path}: the graph has no operation {output!r}")
+    operations = (by_name[name] for name in _needed(by_name, output) if by_name[name]["op"] != "Const")
+    sources = ((node["op"], map(_source, node.get("input", []))) for node in operations)
+    return [(kind, [constants[name] for name in names if name in constants]) for kind, names in sources]
+
+
+def _read(path: Path) -> tuple[list[Mapping[str, Any]], dict[str, Tensor]]:
+    """Operations and constants of a graph."""
     try:
         content = json.loads(path.read_bytes())
         nodes, groups = content["modelTopology"]["node"], content["weightsManifest"]
@@ -75,7 +95,7 @@ def read_graph(path: Path, output: str) -> TfjsGraph:
             constants |= _read_weights(group["weights"], data)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise RayfaceError(f"{path}: not a TensorFlow.js graph model with its weights ({error!r})") from error
-    return TfjsGraph(nodes, constants, output)
+    return nodes, constants
 
 
 def _read_weights(entries: Sequence[Mapping[str, Any]], data: bytes) -> dict[str, Tensor]:

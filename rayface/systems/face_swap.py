@@ -53,7 +53,7 @@ from rayface.systems.base import (
     check_size,
 )
 from rayface.systems.constraints import FACE, parts_seen
-from rayface.systems.face_swap_losses import attributes_term, moved_parts
+from rayface.systems.face_swap_losses import attributes_term, likeness_terms, moved_parts, unit_embeddings
 from rayface.systems.losses import detail_loss
 
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ class FaceSwapConfig(SystemConfig):
     parser: str = "parsing"
     classifier: str = "attributes"
     recognition: str = "recognition"  # "": one that knows nobody, for tests
+    # another network that must see the donor too, so that not one network's taste is drawn but a person; "": none
+    second_recognition: str = ""
 
 
 class FaceSwap(System):
@@ -123,8 +125,11 @@ class FaceSwap(System):
         "swaps.meets_landmarks", "again.perceptual_distance",
     )  # fmt: skip
     ablation_judges = ("identity", "parsing")
-    frozen_keys = ("feature_network", "parser", "classifier", "recognition")
-    frozen_systems = {"parser": "parsing", "classifier": "attributes", "recognition": "recognition"}  # noqa: RUF012
+    frozen_keys = ("feature_network", "parser", "classifier", "recognition", "second_recognition")
+    frozen_systems = {  # noqa: RUF012
+        "parser": "parsing", "classifier": "attributes", "recognition": "recognition",
+        "second_recognition": "recognition",
+    }  # fmt: skip
 
     def config(self, preset: str) -> FaceSwapConfig:
         if preset == "tiny":
@@ -282,14 +287,19 @@ class FaceSwap(System):
         donors, images = (resize_images(batch["image"][first::2], config.seen_at) for first in (0, 1))
         made = composed(images, drawn[1::2], where_drawn(networks, images))
         viewed = view(made, seen)
-        who = identities(networks, viewed)
         with torch.no_grad():
             own = identities(networks, images)
-        least = torch.maximum((own * wanted[1::2]).sum(1), own.new_tensor(config.strangers))  # some people are alike
+        identity, apart = likeness_terms(identities(networks, viewed), wanted[1::2], own, config.strangers)
+        if "second_recognition" in state.frozen:
+            recognise = state.frozen["second_recognition"]
+            with torch.no_grad():
+                known, own = unit_embeddings(recognise, torch.cat([donors, images])).chunk(2)
+            second = likeness_terms(unit_embeddings(recognise, viewed), known, own, config.strangers)
+            identity, apart = identity + second[0], apart + second[1]
         light = [resize_images(window(each, each.shape[-1]), config.light_side) for each in (made, images)]
         terms = {
-            "identity": (1 - (who * wanted[1::2]).sum(1)).mean(),
-            "apart": F.relu((who * own).sum(1) - least).mean(),
+            "identity": identity,
+            "apart": apart,
             "light": F.l1_loss(light[0], light[1]),
         }
         if "classifier" in state.frozen and config.losses.attributes > 0:

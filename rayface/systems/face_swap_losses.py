@@ -16,6 +16,20 @@ OF_DONOR = (
 OF_TEXTURE = ("Smiling", "Mouth_Slightly_Open", "Eyeglasses", "Blurry")
 
 
+def likeness_terms(seen: Tensor, donors: Tensor, own: Tensor, strangers: float) -> tuple[Tensor, Tensor]:
+    """How far swapped faces are from their donors, and by how much too near to the texture's own person.
+
+    No nearer than strangers, of that cosine, are to each other; or than that person is to the donor. Embeddings float
+    [N, D] of unit length: of swapped faces, donors and texture photos.
+    """
+    least = torch.maximum((own * donors).sum(1), own.new_tensor(strangers))
+    return (1 - (seen * donors).sum(1)).mean(), F.relu((seen * own).sum(1) - least).mean()
+
+
+def unit_embeddings(recognise: nn.Module, crops: Tensor) -> Tensor:
+    return F.normalize(recognise(crops).float(), dim=1)
+
+
 def attributes_term(made: Tensor, texture: Tensor, donors: Tensor, classify: nn.Module) -> Tensor:
     """How far NetA's answers on swapped faces are from those on donors and, of the expression, on the texture."""
     with torch.no_grad():

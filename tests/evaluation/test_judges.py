@@ -21,7 +21,7 @@ from rayface.evaluation.report import print_report, rows
 from rayface.evaluation.restoration import CLASSICAL, gaussian_filter, restoration_report, summary
 from rayface.imaging.codec import to_uint8
 from rayface.pretrained.efficientnet import load_efficientnet_lite
-from rayface.pretrained.faceres import ENVIRONMENT
+from rayface.pretrained.human_models import ENVIRONMENT
 from rayface.store import ModelStore
 from rayface.systems.base import get_system, resolve_config
 from rayface.training.local import train_here

@@ -303,3 +303,29 @@ def test_composing_is_exact_where_all_or_nothing_is_drawn() -> None:
     made = composed(crops, drawn, where)
     assert torch.allclose(window(made, 44), drawn)
     assert torch.equal(composed(crops, drawn, torch.zeros(1, 1, 64, 64)), crops)
+
+
+class SeesColour(nn.Module):
+    def forward(self, crops: Tensor) -> Tensor:
+        return crops.mean((2, 3)) + 0.01
+
+
+class SeesNobody(nn.Module):
+    def forward(self, crops: Tensor) -> Tensor:
+        return crops.new_ones(len(crops), 4)
+
+
+def test_a_second_recogniser_must_see_the_donor_too(drawn_faces: str) -> None:
+    training = start("cross_from=0", "strangers=-1")
+    batch, alone = batch_of(training, drawn_faces), training.phase_state()
+
+    def terms(second: nn.Module) -> dict[str, Tensor]:
+        state = replace(alone, frozen={**alone.frozen, "second_recognition": second})
+        return FaceSwap()._swapper_loss(batch, training.networks, state)[1]
+
+    _, first = FaceSwap()._swapper_loss(batch, training.networks, alone)
+    colour, nobody = terms(SeesColour()), terms(SeesNobody())
+    for name in ("identity", "apart"):  # untrained, a face is still its texture's colour, not the donor's
+        assert float(colour[name]) > float(first[name]) + 1e-4
+        assert torch.allclose(nobody[name], first[name], atol=1e-5)  # to whom all are one person
+    assert torch.equal(colour["light"], first["light"])
