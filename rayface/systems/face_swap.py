@@ -31,6 +31,7 @@ from rayface.networks.face_swapper import (
     TextureNetwork,
     composed,
     draw,
+    given_identity,
     identities,
     swap,
     where_drawn,
@@ -398,10 +399,11 @@ def swapped_crops(networks: Networks, crops: Tensor, donors: Tensor | None, devi
         return to_float(pictures.to(device)).contiguous(memory_format=torch.channels_last)
 
     with as_served(device):
-        identity = identities(networks, prepared(crops if donors is None else donors))
+        shown = prepared(crops)
+        identity = given_identity(networks, shown, shown if donors is None else prepared(donors))
         if donors is None:
             identity = torch.zeros_like(identity)
-        return to_uint8(swap(networks, prepared(crops), identity).clamp(-1, 1)).cpu()
+        return to_uint8(swap(networks, shown, identity).clamp(-1, 1)).cpu()
 
 
 class SwapStep:

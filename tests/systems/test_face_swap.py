@@ -18,6 +18,7 @@ from rayface.networks.face_swapper import (
     TextureNetwork,
     composed,
     draw,
+    given_identity,
     identities,
     in_window,
     swap,
@@ -329,3 +330,22 @@ def test_a_second_recogniser_must_see_the_donor_too(drawn_faces: str) -> None:
         assert float(colour[name]) > float(first[name]) + 1e-4
         assert torch.allclose(nobody[name], first[name], atol=1e-5)  # to whom all are one person
     assert torch.equal(colour["light"], first["light"])
+
+
+def test_an_identity_led_away_is_less_the_photos_own() -> None:
+    torch.manual_seed(0)
+    crops, donors = torch.rand(2, 3, 3, 64, 64) * 2 - 1
+    near, far = (
+        get_system("face_swap").build(resolve_config(get_system("face_swap"), "tiny", [f"swapper.away={away}"]))
+        for away in (0, 0.3)
+    )
+    for name, network in far.items():
+        network.load_state_dict(near[name].state_dict())
+    own, wanted = identities(near, crops), identities(near, donors)
+    assert torch.equal(given_identity(near, crops, donors), wanted)
+    given = given_identity(far, crops, donors)
+    assert torch.allclose(given.norm(dim=1), torch.ones(3))
+    assert ((given * own).sum(1) < (wanted * own).sum(1)).all()
+    assert torch.allclose(given_identity(far, crops, crops), own, atol=1e-5)  # made again, it is who it was
+    with pytest.raises(RayfaceError, match="away=1"):
+        resolve_config(get_system("face_swap"), "tiny", ["swapper.away=1"])
