@@ -138,7 +138,7 @@ def ablate(
     system: Annotated[str, typer.Argument(help="for example: beauty")],
     data: Annotated[str, typer.Option(help="a dataset that `rayface data` wrote")],
     out: Annotated[str, typer.Option(help="folder for the runs and the table; the same one goes on")],
-    seeds: Annotated[str, typer.Option(help="separated by commas")] = "0,1,2",
+    seeds: Annotated[str, typer.Option(help="separated by commas; if nothing is said 0,1,2")] = "",
     init: Annotated[str, typer.Option(help="model that every run starts from")] = "",
     store: Store = "",
     preset: Annotated[str, typer.Option(help="tiny, small (if nothing is said) or base; not with --init")] = "",
@@ -155,11 +155,12 @@ def ablate(
     from rayface.errors import RayfaceError
 
     if model:
-        if init or preset or set_:
-            raise RayfaceError("--model judges a trained model; leave out --init, --preset and --set")
+        if seeds or init or preset or set_:
+            raise RayfaceError("--model judges a trained model; leave out --seeds, --init, --preset and --set")
         print(ablate_use(system, data, out, model, store, split, limit or None))
         return
 
+    seeds = seeds or "0,1,2"
     if not all(part.strip().isdigit() for part in seeds.split(",")):
         raise RayfaceError(f"--seeds {seeds!r}: give numbers separated by commas, for example 0,1,2")
     numbers = [int(part) for part in seeds.split(",")]

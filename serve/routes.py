@@ -101,7 +101,7 @@ def create_app(service: Service) -> FastAPI:
         title="rayface",
         version="1",
         description="Face networks over HTTP. Errors are RFC 9457 problem documents.",
-        docs_url=None,  # FastAPI's own page loads its scripts from elsewhere; docs.html needs no network
+        docs_url=None,  # FastAPI's own page loads its scripts from elsewhere; page/docs.html needs no network
         redoc_url=None,
     )
     problems.install(app)

@@ -259,3 +259,14 @@ def test_evaluation_tells_what_it_measured(store: ModelStore, drawn_faces: str) 
     restored = evaluate("enhancement", drawn_faces, store, split="validation", limit=2)["metrics"]
     assert set(restored) == {"psnr_gain", "easy", "medium", "hard", "all"}
     assert restored["easy"]["input"]["psnr"]["value"] > restored["hard"]["input"]["psnr"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model", "beauty", "--seeds", "0,1"), "leave out --seeds"),
+        (("--seeds", "0,one"), "'0,one'"),
+    ],
+)
+def test_bad_ablations(arguments: tuple[str, ...], message: str) -> None:
+    assert message in said("ablate", "beauty", "--data", "nowhere", "--out", "nowhere", *arguments)

@@ -429,8 +429,9 @@ def test_it_fits_and_keeps_the_rules_of_accessibility(
         fine("error")
 
 
-def test_the_page_may_load_nothing_from_elsewhere(url: str) -> None:
-    answer = httpx.get(f"{url}/")
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_the_pages_may_load_nothing_from_elsewhere(url: str, path: str) -> None:
+    answer = httpx.get(url + path)
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
@@ -440,3 +441,11 @@ def test_the_page_may_load_nothing_from_elsewhere(url: str) -> None:
         assert found.status_code == 200
         assert found.headers["x-content-type-options"] == "nosniff"
     assert httpx.get(f"{url}/page/missing.js").status_code == 404
+
+
+def test_the_description_lists_every_route(page: Page, url: str) -> None:
+    page.goto(f"{url}/docs")
+    paths = httpx.get(f"{url}/openapi.json").json()["paths"]
+    listed = page.locator("#routes h2")
+    expect(listed).to_have_count(sum(map(len, paths.values())))
+    expect(listed.filter(has_text="POST /v1/process")).to_have_count(1)
