@@ -91,6 +91,13 @@ def signs_with(chain: bytes, key: bytes, path: str) -> tuple[str, str]:
     raise RayfaceError(f"credentials: {path} has a key that C2PA does not know; use P-256, P-384, Ed25519 or RSA.")
 
 
+def runs_out(chain: bytes) -> datetime:
+    """When the first certificate of `chain` (PEM) does."""
+    from cryptography import x509
+
+    return x509.load_pem_x509_certificates(chain)[0].not_valid_after_utc
+
+
 def _name(text: str) -> Any:
     from cryptography import x509
 

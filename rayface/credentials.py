@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from rayface import __version__
-from rayface.certificates import CHAIN_FILE, KEY_FILE, new_certificate, read_pem, signs_with
+from rayface.certificates import CHAIN_FILE, KEY_FILE, new_certificate, read_pem, runs_out, signs_with
 from rayface.errors import RayfaceError
 from rayface.storage import absolute
 
@@ -69,6 +69,7 @@ class Signer:
             self._chain, self._key = made[CHAIN_FILE], made[KEY_FILE]
         self._timestamps, self.keep_incoming = settings.timestamps, settings.keep_incoming
         self.name, self._algorithm = signs_with(self._chain, self._key, settings.certificate)
+        self.runs_out = runs_out(self._chain)
         if settings.certificate and not self._signs(DOT, "png", NOTHING_DONE, []):
             raise RayfaceError(
                 f"credentials: {settings.certificate} cannot sign content credentials; C2PA wants a certificate under "

@@ -125,6 +125,11 @@ RESULTS_REDUCED = Metric("counter", "rayface_results_reduced", "Results enlarged
 REFUSED = Metric("counter", "rayface_refused", "Requests and photos refused as the service was busy", ("reason",))
 SWAP_REQUESTS = Metric("counter", "rayface_swap_requests", "Requests that swap faces, consent stated")
 JOBS = Metric("gauge", "rayface_jobs", "Jobs that are held", ("status",))
+CERTIFICATE_EXPIRES = Metric(
+    "gauge",
+    "rayface_certificate_expires_timestamp_seconds",
+    "When the certificate that signs results runs out, Unix time",
+)
 
 # -- the service: stages -----------------------------------------------------------------------------------------------
 STAGE_BATCHES = Metric("counter", "rayface_stage_batches", "Calls of a stage's network", ("stage",))

@@ -40,6 +40,7 @@ class Ingress:
         self.settings = settings
         self._graph, self._reports = graph, reports
         self._signer = Signer(settings.credentials)
+        metrics.CERTIFICATE_EXPIRES.record(self._signer.runs_out.timestamp())
         # Of its own: a time-stamp authority that does not answer must not hold the threads that health is told by
         self._signing = ThreadPoolExecutor(SIGNING_THREADS, "signing")
 
