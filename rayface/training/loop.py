@@ -282,7 +282,8 @@ def run(
     config, workers = training.config, training.workers
     faults = Faults(config.on_nan, folder, workers.rank)
     if workers.device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        tf32 = config.precision != "fp32"  # with bf16 too: losses and what else is outside of autocast
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     else:
         keep_freed_memory()
     metrics: dict[str, float] = {}
