@@ -33,7 +33,7 @@ def test_overrides_reach_nested_fields_with_their_types() -> None:
         ("enhancer=3", "is a group"),
         ("enhancer.widths=4,4", "at least 8"),
         ("steps.more=3", "single value"),
-        ("precision=fp8", "bf16, fp32"),
+        ("precision=fp8", "bf16, tf32, fp32"),
         ("compile=maybe", "true or false"),
         ("degradation.noise=1", "2 values"),
         ("sample_every=0", "at least 1"),
