@@ -18,7 +18,7 @@ from rayface.evaluation.subgroups import record
 from rayface.imaging.blended_swap import swap_faces
 from rayface.imaging.codec import decode, encode
 from rayface.imaging.filters import luminance, resize_images
-from rayface.networks.swap_detector import residuals, window
+from rayface.networks.swap_detector import middle_part, residuals
 from rayface.randomness import generator
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def blend_pairs(faces: Sequence[int], people: Sequence[str | None]) -> list[tupl
 def detail(crops: Tensor) -> Array:
     """The fine detail of each face, float [N]: mean absolute second difference of luminance, of 0 to 1."""
     grey = luminance(crops)[:, None].expand(-1, 3, -1, -1)
-    return residuals(window(grey)).abs().mean((1, 2, 3)).numpy()
+    return residuals(middle_part(grey)).abs().mean((1, 2, 3)).numpy()
 
 
 def swap_report(judge: Judge, dataset: "FaceDataset", batch: int, limit: int | None = None) -> dict[str, Any]:

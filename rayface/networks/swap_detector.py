@@ -16,7 +16,7 @@ from rayface.networks.blocks import ChannelNorm, ResidualBlock
 from rayface.networks.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
 
 # What of an aligned crop is looked at, shares of its side: left, top, right, bottom. The rest is hair and background.
-WINDOW = (0.125, 0.1875, 0.875, 0.9375)
+MIDDLE = (0.125, 0.1875, 0.875, 0.9375)
 RESIDUAL_SCALE = 8.0  # residuals of photos are a few levels of 255
 CELL = 16  # pixels to a side of the map's cells
 
@@ -65,7 +65,7 @@ class SwapDetector(nn.Module):
         self.register_buffer("logit_bias", torch.zeros(()))
 
     def forward(self, images: Tensor, with_maps: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        face = window(images)
+        face = middle_part(images)
         features = self.backbone(face)
         traces = self.residual(residuals(face))
         met = self.from_fine(torch.cat([features[-2], traces], 1)) + self.from_coarse(features[-1])
@@ -84,9 +84,9 @@ class SwapDetector(nn.Module):
         self.logit_scale.mul_(scale)
 
 
-def window(images: Tensor) -> Tensor:
+def middle_part(images: Tensor) -> Tensor:
     """What the detector looks at of pictures [N, C, S, S]: [N, C, 3/4 S, 3/4 S]."""
-    left, top, right, bottom = (round(share * images.shape[-1]) for share in WINDOW)
+    left, top, right, bottom = (round(share * images.shape[-1]) for share in MIDDLE)
     return images[..., top:bottom, left:right]
 
 

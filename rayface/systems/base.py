@@ -54,8 +54,8 @@ class SystemConfig:
     steps: int = 20_000
     seed: int = 0
     data_share: float = 1.0  # share of the people in the data that are trained on, for data-size curves
-    # bf16: autocast, while parameters and optimiser state stay fp32. tf32: on CUDA products of matrices and convolutions
-    # keep 10 bits of each factor, elsewhere as fp32.
+    # bf16: autocast, while parameters and optimiser state stay fp32. tf32: on CUDA the factors of products keep 10 bits
+    # of their mantissa; elsewhere as fp32.
     precision: Literal["bf16", "tf32", "fp32"] = "bf16"
     on_nan: Literal["stop", "skip"] = "stop"  # where gradients are not numbers: end the run, or go on without that step
     compile: bool = False  # torch.compile, CUDA only

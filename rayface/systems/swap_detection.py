@@ -20,7 +20,7 @@ from rayface.evaluation.swap_detection import UNSEEN
 from rayface.imaging.codec import to_float, to_uint8
 from rayface.networks.attribute_classifier import fit_calibration, truncate
 from rayface.networks.efficientnet_lite import EfficientNetLiteConfig
-from rayface.networks.swap_detector import CELL, SwapDetector, SwapDetectorConfig, window
+from rayface.networks.swap_detector import CELL, SwapDetector, SwapDetectorConfig, middle_part
 from rayface.randomness import generator
 from rayface.systems.attributes import captioned
 from rayface.systems.base import Batch, Networks, OptimizerSpec, Phase, PhaseState, System, SystemConfig
@@ -180,7 +180,7 @@ class SwapDetection(System):
         # a photo and its self-blended copy meet the same changes, so that only the blending tells them apart
         images, _ = augmented(images, torch.zeros_like(masks), config, seeds)
         blended, masks = augmented(blended, masks, config, seeds)
-        cells = F.avg_pool2d(window(masks[:, None]), CELL)[:, 0]
+        cells = F.avg_pool2d(middle_part(masks[:, None]), CELL)[:, 0]
         return {
             "image": images,
             "blended": blended,

@@ -13,7 +13,7 @@ from rayface.data.shards import shard_name, write_manifest, write_shard
 from rayface.errors import RayfaceError
 from rayface.evaluation.swap_detection import area
 from rayface.imaging.codec import decode, encode, to_float
-from rayface.networks.swap_detector import SwapDetector, residuals, window
+from rayface.networks.swap_detector import SwapDetector, middle_part, residuals
 from rayface.store import ModelStore
 from rayface.systems.base import PhaseState, get_system, resolve_config, sample_generators
 from rayface.systems.swap_detection import SwapDetection, held_out_logits, methods_of, probabilities
@@ -194,8 +194,8 @@ def test_the_window_holds_the_face() -> None:
     seen = torch.zeros(1, 1, 64, 64)
     for column, row in (FFHQ_TEMPLATE * 64).round().astype(int):
         seen[..., row, column] = 1
-    assert window(seen).sum() == 5
-    assert window(seen).shape == (1, 1, 48, 48)
+    assert middle_part(seen).sum() == 5
+    assert middle_part(seen).shape == (1, 1, 48, 48)
 
 
 def test_the_step_gives_probabilities(tmp_path: Path) -> None:
