@@ -21,7 +21,7 @@ from pyarrow import fs
 from rayface import terms
 from rayface.configuration import from_dict, to_dict
 from rayface.errors import RayfaceError
-from rayface.pretrained import is_pretrained, load_pretrained, pretrained_info
+from rayface.pretrained import is_pretrained, load_pretrained, pretrained_info, pretrained_terms
 from rayface.records import check_metadata, schema_metadata
 from rayface.release import WEIGHTS as RELEASE_WEIGHTS
 from rayface.storage import open_filesystem, write_bytes
@@ -85,6 +85,8 @@ class ModelStore:
 
         Raises RayfaceError for one whose terms are refused.
         """
+        if self.commercial_only and is_pretrained(ref):  # known before the file is, which one would fetch for nothing
+            terms.check_commercial(ref, pretrained_terms(ref))
         info = self.info(ref)
         if self.commercial_only:
             terms.check_commercial(f"{info['name']}@{info['version']}", info)

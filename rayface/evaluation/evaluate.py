@@ -172,8 +172,7 @@ def loss_networks(store: ModelStore, model: LoadedModel) -> tuple[dict[str, nn.M
     """The networks that a model was trained with, by reference, and those that these were trained with in turn.
 
     Also those that it began as, and those of the models that it was fine-tuned from (`trained_with` of config.json).
-    Those that the store does not hold (any more) are left out: what came inside a package is always there, or its
-    judge is not either.
+    Those that the store does not hold (any more), and networks of others that are not at hand, are left out.
     """
     direct: dict[str, nn.Module] = {}
     indirect: dict[str, nn.Module] = {}

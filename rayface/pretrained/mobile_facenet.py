@@ -21,11 +21,6 @@ NAME, TITLE = "mobilefacenet", "MobileFaceNet"
 OUTPUT = "MobileFaceNet/Logits/SpatialSqueeze"  # what follows makes the length 1
 
 
-def mobile_facenet_file() -> Path:
-    """The weights' file. Raises RayfaceError where RAYFACE_HUMAN_MODELS does not lead to it."""
-    return human_model(NAME, TITLE).with_suffix(".bin")
-
-
 def load_mobile_facenet() -> MobileFaceNet:
     """The network, in eval mode, on the CPU. Raises RayfaceError: its files are missing, or are of another network."""
     path = human_model(NAME, TITLE)

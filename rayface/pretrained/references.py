@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayface.errors import RayfaceError
+from rayface.pretrained.human_models import human_model
 from rayface.pretrained.packages import data_file
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ MOBILE_TERMS = "Apache-2.0 (MobileFaceNet_TF); trained on MS-Celeb-1M: research 
 class Known:
     """Where a pretrained network lies, which system it may stand in for, and its terms."""
 
-    package: str  # "": not inside a Python package
-    pattern: str
+    package: str  # "": one of npm's human-models
+    pattern: str  # of its file in the package, or its name there
     system: str
     licence: str
     terms: str
@@ -41,9 +42,7 @@ class Known:
         """Raises RayfaceError when it is not at hand."""
         if self.package:
             return data_file(self.package, self.pattern)
-        from rayface.pretrained.mobile_facenet import mobile_facenet_file
-
-        return mobile_facenet_file()
+        return human_model(self.pattern, self.pattern).with_suffix(".bin")
 
 
 KNOWN = {
@@ -60,7 +59,7 @@ KNOWN = {
         )
         for variant in (0, 1, 2)
     },
-    "mobilefacenet": Known("", "", "recognition", "Apache-2.0", MOBILE_TERMS, commercial_use=False),
+    "mobilefacenet": Known("", "mobilefacenet", "recognition", "research-only", MOBILE_TERMS, commercial_use=False),
 }  # fmt: skip
 
 

@@ -66,8 +66,8 @@ class Attributes(System):
             )  # fmt: skip
         if preset == "small":
             # few steps: the pretrained features need little change, and there are few labelled photos
-            # fp32: depthwise convolutions are slower in bf16 on a CPU (114 against 78 ms a face and core)
-            return AttributesConfig(steps=240, checkpoint_every=20, sample_every=120, precision="fp32")
+            # not bf16, in which depthwise convolutions are slower on a CPU (114 against 78 ms a face and core)
+            return AttributesConfig(steps=240, checkpoint_every=20, sample_every=120, precision="tf32")
         return AttributesConfig(
             global_batch=128, steps=15_000, loader_processes=8, learning_rate=3e-4, ema_half_life=10_000,
             classifier=AttributeClassifierConfig(last_blocks=5),

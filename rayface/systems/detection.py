@@ -37,9 +37,8 @@ class DetectionConfig(SystemConfig):
 
     mtcnn: MtcnnConfig = field(default_factory=MtcnnConfig)
     steps: int = 400
-    precision: Literal["bf16", "tf32", "fp32"] = (
-        "fp32"  # landmarks are a fraction of a pixel, which bf16 would round away
-    )
+    # landmarks are a fraction of a pixel, which bf16 would round away
+    precision: Literal["bf16", "tf32", "fp32"] = "fp32"
     learning_rate: float = 1e-4
     windows: tuple[int, int, int] = (3, 2, 7)  # of each picture: showing the face, part of it, none
     hard_windows: float = 0.7  # the hardest share of a picture's windows teaches face or none

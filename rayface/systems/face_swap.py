@@ -7,7 +7,7 @@ identity, and the pair discriminator judges whether the two go together (E4); th
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,6 @@ from rayface.networks.face_swapper import (
     TextureNetwork,
     composed,
     draw,
-    given_identity,
     identities,
     swap,
     where_drawn,
@@ -39,7 +38,6 @@ from rayface.networks.face_swapper import (
 )
 from rayface.networks.pair_discriminator import PairDiscriminator
 from rayface.networks.parser import Parser, ParserConfig
-from rayface.networks.precision import as_served
 from rayface.networks.projected_discriminator import ProjectedDiscriminatorConfig
 from rayface.networks.recogniser import Recogniser, RecogniserConfig
 from rayface.systems.base import (
@@ -54,7 +52,8 @@ from rayface.systems.base import (
     check_size,
 )
 from rayface.systems.constraints import FACE, parts_seen
-from rayface.systems.face_swap_losses import attributes_term, likeness_terms, moved_parts, unit_embeddings
+from rayface.systems.face_swap_losses import attributes_term, likeness_terms, moved_parts, second_likeness
+from rayface.systems.face_swap_step import SwapStep, swapped_crops
 from rayface.systems.losses import detail_loss
 
 if TYPE_CHECKING:
@@ -72,9 +71,22 @@ class FaceSwapLosses:
     adversarial: float = 0.15
     identity: float = 3.0  # of swapped faces, to the donor
     apart: float = 2.0  # no more alike to the texture's own person than strangers are
+    second_identity: float = 2.0  # the same two by the second recogniser, where there is one
+    second_apart: float = 1.5
     attributes: float = 0.5  # NetA sees the donor's sex, brows, nose ..., and the texture's expression
     parsing: float = 8.0  # NetS sees the texture's eyes, nose and mouth where they were
     light: float = 8.0  # colour and light of the texture stay, as seen in a few pixels
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How a trained model is used."""
+
+    away: float = 0.0  # how much of the photo's own identity is taken off the donor's
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.away < 1:
+            raise ValueError(f"away={self.away} must be 0 or more and below 1, at which of equal people nobody is left")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +116,7 @@ class FaceSwapConfig(SystemConfig):
     recognition: str = "recognition"  # "": one that knows nobody, for tests
     # another network that must see the donor too, so that not one network's taste is drawn but a person; "": none
     second_recognition: str = ""
+    likeness: Likeness = field(default_factory=Likeness)  # at use
 
 
 class FaceSwap(System):
@@ -114,6 +127,8 @@ class FaceSwap(System):
     released = NETWORKS
     shared = {"recogniser": "recognition"}  # noqa: RUF012
     step_name = "swap"
+    use_key = "likeness"
+    use_ablations = {"donor-alone": ("likeness.away=0",)}  # noqa: RUF012
     samples_together = 2  # the second of a pair gets the first one's identity
     ablations = {  # noqa: RUF012
         "no-bottleneck": ("swapper.texture_side=0",),
@@ -180,6 +195,11 @@ class FaceSwap(System):
         """What the recogniser says on average."""
         if "recognition" not in frozen:
             return None
+        if not isinstance(frozen["recognition"], Recogniser):
+            raise RayfaceError(
+                f"recognition={config.recognition} is a network of another build; give a model of recognition, and that "
+                "one as second_recognition"
+            )
         centre = Centre(config.recogniser.embedding)
         said = []
         for first in range(0, min(len(dataset), AVERAGED), config.global_batch):
@@ -291,18 +311,16 @@ class FaceSwap(System):
         with torch.no_grad():
             own = identities(networks, images)
         identity, apart = likeness_terms(identities(networks, viewed), wanted[1::2], own, config.strangers)
-        if "second_recognition" in state.frozen:
-            recognise = state.frozen["second_recognition"]
-            with torch.no_grad():
-                known, own = unit_embeddings(recognise, torch.cat([donors, images])).chunk(2)
-            second = likeness_terms(unit_embeddings(recognise, viewed), known, own, config.strangers)
-            identity, apart = identity + second[0], apart + second[1]
         light = [resize_images(window(each, each.shape[-1]), config.light_side) for each in (made, images)]
         terms = {
             "identity": identity,
             "apart": apart,
             "light": F.l1_loss(light[0], light[1]),
         }
+        if "second_recognition" in state.frozen:
+            terms["second_identity"], terms["second_apart"] = second_likeness(
+                state.frozen["second_recognition"], viewed, donors, images, config.strangers
+            )
         if "classifier" in state.frozen and config.losses.attributes > 0:
             terms["attributes"] = attributes_term(viewed, images, donors, state.frozen["classifier"])
         if "parser" in state.frozen and config.losses.parsing > 0:
@@ -349,7 +367,7 @@ class FaceSwap(System):
         from rayface.evaluation.face_swap import face_swap_report
 
         def change(crops: Tensor, donors: Tensor | None) -> Tensor:
-            return swapped_crops(networks, crops, donors, device)
+            return swapped_crops(networks, crops, donors, device, config.likeness.away)
 
         return face_swap_report(change, dataset, config.global_batch, limit)
 
@@ -366,10 +384,13 @@ class FaceSwap(System):
         return grid([to_uint8(row.float().cpu().clamp(-1, 1)) for row in rows])
 
     def export_views(self, networks: Networks, config: FaceSwapConfig) -> dict[str, ExportView]:
-        shows = "a face crop in channels 0 to 2, the donor's in 3 to 5"
-        return {"swap": ExportView(FaceSwapper(networks), config.size, FaceSwapper.outputs, shows=shows, channels=6)}
+        swapper, shows = (
+            FaceSwapper(networks, config.likeness.away),
+            "a face crop in channels 0 to 2, the donor's in 3 to 5",
+        )
+        return {"swap": ExportView(swapper, config.size, FaceSwapper.outputs, shows=shows, channels=6)}
 
-    def make_step(self, loaded: "LoadedModel", device: str | torch.device = "cpu") -> "SwapStep":
+    def make_step(self, loaded: "LoadedModel", device: str | torch.device = "cpu") -> SwapStep:
         return SwapStep(loaded, torch.device(device))
 
 
@@ -386,41 +407,3 @@ def _crossing(state: PhaseState) -> bool:
 def _own(values: Tensor, state: PhaseState) -> Tensor:
     """Of the faces that are given their own identity: the first of each pair, without cross-identity steps all."""
     return values[::2] if _crossing(state) else values
-
-
-@torch.inference_mode()
-def swapped_crops(networks: Networks, crops: Tensor, donors: Tensor | None, device: torch.device) -> Tensor:
-    """Crops with the identities of donors, uint8 [N, 3, S, S] each, on the CPU, `as_served`.
-
-    `donors` None: nobody's, to see what of who it is comes through the texture.
-    """
-
-    def prepared(pictures: Tensor) -> Tensor:
-        return to_float(pictures.to(device)).contiguous(memory_format=torch.channels_last)
-
-    with as_served(device):
-        shown = prepared(crops)
-        identity = given_identity(networks, shown, shown if donors is None else prepared(donors))
-        if donors is None:
-            identity = torch.zeros_like(identity)
-        return to_uint8(swap(networks, shown, identity).clamp(-1, 1)).cpu()
-
-
-class SwapStep:
-    """Another person's face, at serving. Parameter `donor`: for each crop the donor's, uint8 [3, S, S]."""
-
-    name = "swap"
-    sharpens = False
-    keeps_identity = False  # on purpose: the guard measures and takes nothing back
-
-    def __init__(self, loaded: "LoadedModel", device: torch.device) -> None:
-        self.model = loaded.ref
-        self.size: int = loaded.config.size
-        self.device = device
-        self.networks = {
-            name: network.to(device).to(memory_format=torch.channels_last) for name, network in loaded.networks.items()
-        }
-
-    def __call__(self, crops: Tensor, params: Mapping[str, Any]) -> Tensor:
-        donors = torch.stack([torch.as_tensor(np.array(donor)) for donor in params["donor"]])
-        return swapped_crops(self.networks, crops, resize_images(donors, self.size), self.device)

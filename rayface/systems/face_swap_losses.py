@@ -26,8 +26,13 @@ def likeness_terms(seen: Tensor, donors: Tensor, own: Tensor, strangers: float) 
     return (1 - (seen * donors).sum(1)).mean(), F.relu((seen * own).sum(1) - least).mean()
 
 
-def unit_embeddings(recognise: nn.Module, crops: Tensor) -> Tensor:
-    return F.normalize(recognise(crops).float(), dim=1)
+def second_likeness(
+    recognise: nn.Module, seen: Tensor, donors: Tensor, images: Tensor, strangers: float
+) -> tuple[Tensor, Tensor]:
+    """`likeness_terms` as another recogniser sees it: of swapped faces, donors and texture photos [N, 3, S, S]."""
+    with torch.no_grad():
+        known, own = F.normalize(recognise(torch.cat([donors, images])).float(), dim=1).chunk(2)
+    return likeness_terms(F.normalize(recognise(seen).float(), dim=1), known, own, strangers)
 
 
 def attributes_term(made: Tensor, texture: Tensor, donors: Tensor, classify: nn.Module) -> Tensor:

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -124,7 +124,9 @@ class Recognition(System):
         self, networks: Networks, config: RecognitionConfig, frozen: Networks
     ) -> dict[str, nn.Module]:
         if "teacher" in frozen:
-            teacher = cast(Recogniser, frozen["teacher"]).config.embedding
+            if not isinstance(frozen["teacher"], Recogniser):
+                raise RayfaceError(f"teacher={config.teacher} is a network of another build; give a model or dlib's")
+            teacher = frozen["teacher"].config.embedding
             if teacher != config.recogniser.embedding:
                 raise RayfaceError(
                     f"teacher={config.teacher} gives {teacher} numbers, the network to train "

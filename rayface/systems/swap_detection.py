@@ -81,9 +81,9 @@ class SwapDetection(System):
                 detector=SwapDetectorConfig(EfficientNetLiteConfig(stages=4), 1, (8, 8, 8), 8),
             )  # fmt: skip
         if preset == "small":
-            # fp32: depthwise convolutions are slower in bf16 on a CPU
+            # not bf16, in which depthwise convolutions are slower on a CPU
             return SwapDetectionConfig(
-                steps=600, checkpoint_every=50, sample_every=200, precision="fp32", ema_half_life=1_000
+                steps=600, checkpoint_every=50, sample_every=200, precision="tf32", ema_half_life=1_000
             )
         return SwapDetectionConfig(global_batch=128, steps=20_000, loader_processes=8, ema_half_life=10_000)
 

@@ -31,7 +31,8 @@ from rayface.networks.recogniser import RecogniserConfig
 from rayface.pretrained import load_pretrained
 from rayface.store import ModelStore
 from rayface.systems.base import get_system, resolve_config
-from rayface.systems.face_swap import FaceSwap, swapped_crops
+from rayface.systems.face_swap import FaceSwap
+from rayface.systems.face_swap_step import swapped_crops
 from rayface.training.loop import StepBatches, Training
 from rayface.training.workers import solo
 from tests.tiny_models import save_tiny_models
@@ -326,26 +327,31 @@ def test_a_second_recogniser_must_see_the_donor_too(drawn_faces: str) -> None:
 
     _, first = FaceSwap()._swapper_loss(batch, training.networks, alone)
     colour, nobody = terms(SeesColour()), terms(SeesNobody())
-    for name in ("identity", "apart"):  # untrained, a face is still its texture's colour, not the donor's
-        assert float(colour[name]) > float(first[name]) + 1e-4
-        assert torch.allclose(nobody[name], first[name], atol=1e-5)  # to whom all are one person
-    assert torch.equal(colour["light"], first["light"])
+    for name in ("second_identity", "second_apart"):  # untrained, a face is still its texture's colour, not the donor's
+        assert float(colour[name]) > 1e-4
+        assert float(nobody[name]) == pytest.approx(0, abs=1e-5)  # to whom all are one person
+    assert colour.keys() - first.keys() == {"second_identity", "second_apart"}
+    assert all(torch.equal(colour[name], value) for name, value in first.items())
 
 
 def test_an_identity_led_away_is_less_the_photos_own() -> None:
     torch.manual_seed(0)
     crops, donors = torch.rand(2, 3, 3, 64, 64) * 2 - 1
-    near, far = (
-        get_system("face_swap").build(resolve_config(get_system("face_swap"), "tiny", [f"swapper.away={away}"]))
-        for away in (0, 0.3)
-    )
-    for name, network in far.items():
-        network.load_state_dict(near[name].state_dict())
-    own, wanted = identities(near, crops), identities(near, donors)
-    assert torch.equal(given_identity(near, crops, donors), wanted)
-    given = given_identity(far, crops, donors)
+    system = get_system("face_swap")
+    networks = system.build(system.config("tiny"))
+    own, wanted = identities(networks, crops), identities(networks, donors)
+    assert torch.equal(given_identity(networks, crops, donors, 0), wanted)
+    given = given_identity(networks, crops, donors, 0.3)
     assert torch.allclose(given.norm(dim=1), torch.ones(3))
     assert ((given * own).sum(1) < (wanted * own).sum(1)).all()
-    assert torch.allclose(given_identity(far, crops, crops), own, atol=1e-5)  # made again, it is who it was
+    assert torch.allclose(given_identity(networks, crops, crops, 0.3), own, atol=1e-5)  # made again, it is who it was
     with pytest.raises(RayfaceError, match="away=1"):
-        resolve_config(get_system("face_swap"), "tiny", ["swapper.away=1"])
+        resolve_config(system, "tiny", ["likeness.away=1"])
+
+
+def test_a_recogniser_that_is_no_recogniser_of_ours_is_refused(drawn_faces: str) -> None:
+    system = get_system("face_swap")
+    config = system.config("tiny")
+    dataset = FaceDataset(drawn_faces, None, config.size, system.labels)
+    with pytest.raises(RayfaceError, match="as second_recognition"):
+        system.initial(config, dataset, {"recognition": SeesNobody()})

@@ -188,7 +188,7 @@ def test_residuals_see_detail_and_no_slope() -> None:
     assert residuals(checks)[..., 1:-1, 1:-1].abs().min() > 0.5
 
 
-def test_the_window_holds_the_face() -> None:
+def test_the_middle_part_holds_the_face() -> None:
     from rayface.records import FFHQ_TEMPLATE
 
     seen = torch.zeros(1, 1, 64, 64)
