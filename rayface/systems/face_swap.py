@@ -197,8 +197,8 @@ class FaceSwap(System):
             return None
         if not isinstance(frozen["recognition"], Recogniser):
             raise RayfaceError(
-                f"recognition={config.recognition} is a network of another build; give a model of recognition, and that "
-                "one as second_recognition"
+                f"recognition={config.recognition} is a network of another build; give a model of recognition, and "
+                "that one as second_recognition"
             )
         centre = Centre(config.recogniser.embedding)
         said = []
