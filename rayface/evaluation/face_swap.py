@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rayface.detector import load_detector
 from rayface.errors import RayfaceError
 from rayface.evaluation import limits
+from rayface.evaluation.classical_swap import blended
 from rayface.evaluation.gallery import SIDE, Gallery, people_in, people_of
 from rayface.evaluation.judges import ask, judged_metrics, judging
 from rayface.evaluation.limits import Values
@@ -70,12 +71,13 @@ def face_swap_report(swap: Swap, dataset: "FaceDataset", batch: int, limit: int 
       no face is found);
     - elsewhere: mean absolute change, of 0 to 1, of all but the face;
     - joint: pairs that meet all of LIMITS.
-    `nobody`: own_first of faces drawn with nobody's identity: what of who it is comes through the texture. `again`:
-    PSNR and perceptual distance of faces that are given their own identity.
+    `blend`: the same of the classical swap, which has the donor's own pixels: so much of a donor can judges see amid
+    the texture's photo. `nobody`: own_first of faces drawn with nobody's identity: what of who it is comes through the
+    texture. `again`: PSNR and perceptual distance of faces that are given their own identity.
     """
     faces, donors = donors_of(dataset, limit)
     judges, people = _Judges(dataset, batch), people_of(dataset)
-    parts: dict[str, list[Values]] = {"swaps": [], "nobody": [], "again": []}
+    parts: dict[str, list[Values]] = {"swaps": [], "blend": [], "nobody": [], "again": []}
     metrics = {name: metric for name, metric in judged_metrics().items() if name == "perceptual_distance"}
     for start in range(0, len(faces), batch):
         some, theirs = faces[start : start + batch], donors[start : start + batch]
@@ -84,9 +86,11 @@ def face_swap_report(swap: Swap, dataset: "FaceDataset", batch: int, limit: int 
         assert isinstance(given, Tensor)
         before = resize_images(crops, SIDE)
         known = judges.known(before), judges.known(resize_images(given, SIDE))
-        after = resize_images(swap(crops, given), SIDE)
         whose = people[some], people[theirs]
-        parts["swaps"].append(judges.compared(after, *known, *whose) | judges.kept(before, after))
+        pairs = list(zip(some.tolist(), theirs.tolist(), strict=True))
+        for part, swapped in (("swaps", swap(crops, given)), ("blend", blended(dataset, pairs))):
+            after = resize_images(swapped, SIDE)
+            parts[part].append(judges.compared(after, *known, *whose) | judges.kept(before, after))
         nobody = resize_images(swap(crops, None), SIDE)
         own = judges.compared(nobody, *known, *whose)
         parts["nobody"].append({name: value for name, value in own.items() if name.startswith("own_first")})
@@ -96,17 +100,17 @@ def face_swap_report(swap: Swap, dataset: "FaceDataset", batch: int, limit: int 
     joined = {name: _joined(some) for name, some in parts.items()}
     report: dict[str, Any] = {"pairs": len(faces), "people": people_in(dataset)}
     shares = [name for both in FIRST.values() for name in both]
-    report["swaps"] = limits.summary(joined["swaps"], LIMITS, shares)
+    for part in ("swaps", "blend"):
+        report[part] = limits.summary(joined[part], LIMITS, shares)
     for part in ("nobody", "again"):
         report[part] = {name: bootstrap(value) for name, value in joined[part].items()}
-    for measure in ("donor_first", "joint"):
-        if measure == "joint" and not LIMITS.keys() <= joined["swaps"].keys():
-            continue
-        values = limits.joint(joined["swaps"], LIMITS) if measure == "joint" else joined["swaps"].get(measure)
-        if values is not None:
-            whole = np.full(len(dataset), np.nan)
-            whole[faces] = values
-            record(measure, whole)
+    for_groups = {name: values for name, values in joined["swaps"].items() if name == "donor_first"}
+    if LIMITS.keys() <= joined["swaps"].keys():
+        for_groups["joint"] = limits.joint(joined["swaps"], LIMITS)
+    for measure, values in for_groups.items():
+        whole = np.full(len(dataset), np.nan)
+        whole[faces] = values
+        record(measure, whole)
     return report
 
 

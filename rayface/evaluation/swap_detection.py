@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from rayface.errors import RayfaceError
+from rayface.evaluation.classical_swap import blended
 from rayface.evaluation.metrics import RankedScores, bootstrap, weighted_bootstrap
 from rayface.evaluation.subgroups import record
-from rayface.imaging.blended_swap import swap_faces
 from rayface.imaging.codec import decode, encode
 from rayface.imaging.filters import luminance, resize_images
 from rayface.networks.swap_detector import middle_part, residuals
@@ -108,7 +108,7 @@ def swap_report(judge: Judge, dataset: "FaceDataset", batch: int, limit: int | N
             report["own"][name] = method_report(fakes, scores)
             report["reliability"][name] = reliability(*_together(fakes, scores))
     pairs = blend_pairs(real, dataset.identities)
-    blends = scored(pairs, lambda some: jpeg(_blended(dataset, some), STORED_QUALITY))
+    blends = scored(pairs, lambda some: jpeg(blended(dataset, some), STORED_QUALITY))
     # encoded once more, as the blended ones are
     again = scored(real, lambda some: jpeg(stored(some), STORED_QUALITY))
     report["unseen"][UNSEEN] = method_report(blends, again)
@@ -191,15 +191,6 @@ def _kinds(dataset: "FaceDataset", limit: int | None) -> dict[tuple[str, str], l
         kind = ("swap", str(method)) if method else ("retouched", str(model)) if model else ("real", "")
         kinds.setdefault(kind, []).append(index)
     return {kind: faces[:limit] for kind, faces in kinds.items()}
-
-
-def _blended(dataset: "FaceDataset", pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """The swaps of (texture, donor) pairs by `blend`, with parsed masks where the set has them."""
-    masked = dataset.manifest.get("columns", {}).get("mask") == dataset.manifest["faces"]
-    columns = ("image", "landmarks", "mask") if masked else ("image", "landmarks")
-    texture, donor = (dataset.batch([pair[side] for pair in pairs], columns) for side in (0, 1))
-    masks = (texture["mask"], donor["mask"]) if masked else (None, None)
-    return swap_faces(texture["image"], donor["image"], texture["landmarks"], donor["landmarks"], *masks)  # type: ignore[arg-type]
 
 
 def _scores(judge: Judge, batches: Iterable[Tensor]) -> dict[str, Array]:

@@ -76,6 +76,10 @@ def test_who_is_left_alone_is_kept_and_not_the_donor(faces: FaceDataset) -> None
     assert swaps["own_first"]["value"] == 1
     assert report["nobody"]["own_first"]["value"] == 1
     assert report["again"]["psnr"]["value"] > 50
+    blend = report["blend"]  # the donor's own pixels, whatever is judged beside them
+    assert blend["own_first"]["value"] < 1
+    assert blend["elsewhere"]["value"] <= LIMITS["elsewhere"][1]
+    assert blend.keys() == swaps.keys()
 
 
 def test_the_donors_photo_is_the_donor_and_keeps_nothing(faces: FaceDataset) -> None:
