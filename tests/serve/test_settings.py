@@ -169,7 +169,7 @@ def test_models_are_pinned_to_their_version_at_the_start(tmp_path: Path) -> None
         "edit_attributes": "attribute_editing@1",
         "detect": "detection@r1",
         "parse": "parsing@1",
-        "detect_swap": "swap_detection@r1",
+        "detect_swap": "swap_detection@r2",
     }
     folder = str(tmp_path / "store" / "enhancement" / "1")
     named = {"store": store, "allowed_licences": ["Apache-2.0", "MIT"], "models": {"enhance": folder}}
