@@ -33,6 +33,7 @@ LAYERS = (
         "evaluation.limits",
         "evaluation.card",
         "evaluation.classical_beauty",
+        "evaluation.classical_swap",
         "evaluation.detection",
         "evaluation.judge_weights",
         "evaluation.judges",
