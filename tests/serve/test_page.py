@@ -14,7 +14,7 @@ import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from rayface.imaging.codec import decode, encode
 from rayface.pipeline import Pipeline
@@ -427,6 +427,23 @@ def test_it_fits_and_keeps_the_rules_of_accessibility(
         page.get_by_role("button", name="Apply").click()
         expect(page.locator("#error")).to_contain_text("no photo")
         fine("error")
+
+
+def test_terms_of_one_long_word_do_not_widen_the_page(browser: Browser, url: str) -> None:
+    word = "pretrained:" + "x" * 120
+
+    def long_terms(route: Route) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        for model in body["models"]:
+            model["terms"] = word
+        route.fulfill(response=answer, json=body)
+
+    with opened(browser, url, viewport={"width": 360, "height": 800}) as page:
+        page.route("**/v1/models", long_terms)
+        page.reload()
+        expect(page.get_by_text(word).first).to_be_visible()
+        wide(page)
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
