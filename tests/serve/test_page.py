@@ -442,6 +442,7 @@ def test_terms_of_one_long_word_do_not_widen_the_page(browser: Browser, url: str
     with opened(browser, url, viewport={"width": 360, "height": 800}) as page:
         page.route("**/v1/models", long_terms)
         page.reload()
+        page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
         expect(page.get_by_text(word).first).to_be_visible()
         wide(page)
 
