@@ -21,10 +21,11 @@ class Chips(nn.Module):
     def __init__(self, template: np.ndarray, side: int) -> None:
         super().__init__()
         self.side = side
+        to_crop = _chip_to_crop(template)
         # A constant, not a weight: it is no part of a stored model.
-        self.register_buffer("to_crop", _chip_to_crop(template), persistent=False)
+        self.register_buffer("to_crop", to_crop, persistent=False)
         # crop sides per chip side; a plain number, as a value read from a tensor could not be exported
-        self.span = float(_chip_to_crop(template)[:, :2].norm(dim=1).mean())
+        self.span = float(to_crop[:, :2].norm(dim=1).mean())
 
     def forward(self, crops: Tensor) -> Tensor:
         shrink = self.span * crops.shape[-1] / self.side  # how many crop pixels one chip pixel spans
