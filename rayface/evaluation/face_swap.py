@@ -67,8 +67,8 @@ def face_swap_report(swap: Swap, dataset: "FaceDataset", batch: int, limit: int 
     - donor_first, donor_first_second: of the donor's photo, the texture's own, and one each of the other PEOPLE the
       donor's is the nearest (dlib's network; FaceRes); own_first...: the texture's own is;
     - identity_distance (dlib, median) to the donor, identity_own to the texture's person;
-    - landmarks: mean distance of the detector's five landmarks from where they were, in eye distances (infinite where
-      no face is found);
+    - landmarks: mean distance of the detector's five landmarks from where they were, in eye distances (where no
+      face is found it is infinite: no limit is met, and it is in no mean);
     - elsewhere: mean absolute change, of 0 to 1, of all but the face;
     - joint: pairs that meet all of LIMITS.
     `blend`: the same of the classical swap, which has the donor's own pixels: so much of a donor can judges see amid

@@ -12,14 +12,14 @@ Limits = Mapping[str, tuple[str, float]]  # measure -> "least" or "most", and th
 
 
 def summary(values: Values, limits: Limits, shares: Collection[str] = ()) -> dict[str, Any]:
-    """Means of the measures with intervals (of identity distances the median), without what is NaN.
+    """Means of the measures with intervals (of identity distances the median), of what is finite.
 
     Besides `meets_...`, the share of edits that meet each limit (not of `shares`, whose mean says it), and `joint`, of
     those that meet all, where all were measured.
     """
     result: dict[str, Any] = {}
     for name, value in values.items():
-        known = value[~np.isnan(value)]
+        known = value[np.isfinite(value)]  # an infinite one meets no limit, and is in no mean: JSON knows none
         if len(known):
             result[name] = bootstrap(known, np.median if name.startswith("identity") else np.mean)
     for name, limit in limits.items():
