@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -270,8 +271,17 @@ def model_list(settings: Settings, refs: Mapping[str, str]) -> list[Json]:
     for use, text in refs.items():
         for ref, share in parse_shares(text).items():
             info = store.info(ref)
-            told = {key: info[key] for key in keys if key in info}
+            told = {key: in_json(info[key]) for key in keys if key in info}
             if use == "edit_attributes":
                 told["attributes"] = list(info["config"]["attributes"])
             models.append({"use": use, "share": share, **told})
     return models
+
+
+def in_json(value: Any) -> Any:
+    """The same with null for every number that JSON has no word for: metrics may hold a mean over no faces, NaN."""
+    if isinstance(value, Mapping):
+        return {key: in_json(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [in_json(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,6 +1,7 @@
 """The models of a deployment: shares, changes while it serves, wishes that cannot be met."""
 
 import asyncio
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from rayface.errors import RayfaceError
 from rayface.work import Params, Photo, Work
 from serve.deployments import PhotoStepRunner
+from serve.ingress import model_list
 from serve.models import Models, join_shares, parse_shares, photo_key, pinned, work_key
 from serve.settings import settings_from
 from tests.tiny_models import save_tiny_models
@@ -102,3 +104,13 @@ def test_a_replica_serves_another_version_without_a_restart(tmp_path: Path) -> N
         assert "cannot be the model of 'upscale'" in (await runner.serving())["refused"]
 
     asyncio.run(scenario())
+
+
+def test_a_metric_that_is_no_number_is_null_in_the_list(tmp_path: Path) -> None:
+    """A model of one's own may hold a mean over no faces; the answer is JSON all the same."""
+    store = save_tiny_models(tmp_path / "store")
+    written = tmp_path / "store/super_resolution/1/metrics.json"
+    written.write_text('{"psnr": NaN, "by": [{"value": -Infinity, "name": "all"}, 1.5]}')
+    (told,) = model_list(settings_from({"store": store.uri, "steps": ["upscale"]}), {"upscale": "super_resolution@1"})
+    assert told["metrics"] == {"psnr": None, "by": [{"value": None, "name": "all"}, 1.5]}
+    json.dumps(told, allow_nan=False)
