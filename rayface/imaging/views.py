@@ -10,6 +10,7 @@ from torch import Tensor
 from rayface.imaging.filters import gaussian_blur, recolour
 
 VIEW_NUMBERS = 13  # six of the matrix, brightness, contrast, saturation, blur, gains of red, green and blue
+BLUR = 9  # its place
 
 
 def view(images: Tensor, numbers: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ the picture's side, keeps where everything is.
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,6 +32,8 @@ class TranslatorConfig:
     blocks: int = 4
     style_dim: int = 96
     detail_width: int = 16  # channels of DetailMask
+    retouch_width: int = 64  # of Retoucher
+    retouch_blocks: int = 3
 
 
 class FaceEncoder(nn.Module):
@@ -95,3 +98,32 @@ class Translator(nn.Module):
         for block in self.blocks:
             x = block(x, style)
         return latents + self.to_latents(x)
+
+
+class Retoucher(nn.Module):
+    """Where a face is to become lighter or darker, more or less colourful, finer or smoother, as retouchers dodge and
+    burn.
+
+    A face's latents before and after the translator, each [N, latent_channels, s, s] -> [N, 3, s, s]: what is added
+    to the light (of 2), to the colourfulness (in parts of it) and to the detail mask. Untrained it gives 0. Its blocks
+    are modulated by a vector of the whole face, as the translator's are.
+    """
+
+    outputs = ("fields",)
+
+    def __init__(self, config: TranslatorConfig, latent_channels: int) -> None:
+        super().__init__()
+        width = config.retouch_width
+        self.stem = nn.Conv2d(2 * latent_channels, width, 3, padding=1)
+        self.mapping = Mapping(width, config.style_dim)
+        self.blocks = nn.ModuleList(ModulatedBlock(width, config.style_dim) for _ in range(config.retouch_blocks))
+        self.to_fields = nn.Conv2d(width, 3, 3, padding=1)
+        nn.init.zeros_(self.to_fields.weight)
+        nn.init.zeros_(self.to_fields.bias)  # type: ignore[arg-type]
+
+    def forward(self, latents: Tensor, translated: Tensor) -> Tensor:
+        x = self.stem(torch.cat([latents, translated], 1))
+        style = self.mapping(x)
+        for block in self.blocks:
+            x = block(x, style)
+        return self.to_fields(x).float()

@@ -12,7 +12,8 @@ from rayface.imaging.filters import gaussian_blur, grey
 DARK = 0.05  # of 1; what is darker hardly changes, or noise would be made visible
 FINE = 64  # parts of the side: what a blur of that sigma takes away is fine detail
 QUICKLY = 20.0  # or the small mask would learn more slowly than the translator, which then does its work
-SOFT = 3.0  # px of sigma, of changes of light: the decoders draw in cells of 8 px, and those show
+SOFT = 5.0  # px of sigma, of changes of light: decoders draw in cells of 8 px; with 3 those showed on foreheads
+RETOUCHED = 5.0  # px of sigma, of the fields of the retoucher: with finer ones it made stripes too
 COLOURFUL = 0.5  # at most a quarter more or less colourful, or lips look painted
 GREYISH = 0.05  # of 1; what is greyer has hardly a hue
 EDGE = 2.0  # px of sigma, of the border of the face beyond which nothing is changed
@@ -23,21 +24,21 @@ AROUND = 3  # px around eyes, brows, lips and mouth that count as theirs: their 
 class Amounts:
     """How many times each change is made: on the skin, and in the features (eyes, brows, lips and mouth).
 
-    Features are small, and a little change moves their outlines, so they take less, and lose no detail. All of that is
-    made larger or smaller face by face, until the face has changed by `size`: the networks change some a lot more than
-    others, to whom that does as much good.
+    Features are small, and a little change moves their outlines, so they take less, and lose no detail. With `size` all
+    of that is made larger or smaller face by face, until the face has changed by so much.
     """
 
-    light: float = 1.3
-    saturation: float = 1.3
-    detail: float = 1.3
+    light: float = 1.0
+    saturation: float = 1.0
+    detail: float = 1.0
     features_light: float = 0.5
     features_saturation: float = 0.5
     features_detail: float = 0.0
-    size: float = 0.043  # of 2, the mean over the face; 0: every face as the networks have it
+    size: float = 0.0  # of 2, the mean over the face; 0: every face as the networks have it
+    retouching: float = 1.0  # times, of what the retoucher adds
 
 
-AS_TRAINED = Amounts(1, 1, 1, 1, 1, 1, 0)
+ALIKE = Amounts(1, 1, 1, 1, 1, 1, 0)
 FURTHER = (0.6, 1.8)  # times, at least and at most, that a face's changes are made larger for `size`
 
 
@@ -64,14 +65,14 @@ class DetailMask(nn.Module):
         return (QUICKLY * mask.float()).tanh()
 
 
-def beautify(networks: Mapping[str, nn.Module], images: Tensor, amounts: Amounts = AS_TRAINED) -> Tensor:
+def beautify(networks: Mapping[str, nn.Module], images: Tensor, amounts: Amounts = ALIKE) -> Tensor:
     """Faces float [N, 3, S, S] in [-1, 1] -> the same, beautified (A6), not clipped.
 
     Two things are changed, by networks that alone get a gradient. Fine detail, such as lines and pores, which no
     autoencoder draws, stays, goes or is brought out (`detail_mask`). And `NetBd(NetT(NetCe(x)))`, less what it is
-    without the translator, is taken softly as a change of light and of saturation, as retouchers dodge and burn: pixels
-    keep their hue. Only the face is changed (`face_mask`): what a network is free to win it wins from the background
-    too, by blurring it as good cameras do.
+    without the translator, is taken softly as a change of light and of saturation: pixels keep their hue. The
+    `retoucher`, where there is one, adds to all three from the latents straight away. Only the face is changed
+    (`face_mask`): what a network is free to win it wins from the background too, by blurring it as good cameras do.
 
     `amounts` are for a `face_mask` with a second channel, which says where the features are.
     """
@@ -80,16 +81,20 @@ def beautify(networks: Mapping[str, nn.Module], images: Tensor, amounts: Amounts
         face = gaussian_blur(masks[:, :1], EDGE)
         latents = networks["aligner"](networks["ordinary_encoder"](images))
         plain = networks["attractive_decoder"](latents).float()
-    made = networks["attractive_decoder"](networks["translator"](latents)).float()
+    translated = networks["translator"](latents)
+    made = networks["attractive_decoder"](translated).float()
+    more_light, more_colour, more_detail = (
+        amounts.retouching * field for field in _retouched(networks, latents, translated, images.shape[-1])
+    )
     fine = images.float() - gaussian_blur(images.float(), images.shape[-1] / FINE)
-    mask = networks["detail_mask"](images, plain, made)
+    mask = networks["detail_mask"](images, plain, made) + more_detail
     light, drawn = (images.float() + 1) / 2, gaussian_blur(made - plain, SOFT)
-    lighter = grey(drawn) * (light / grey(light).clamp_min(DARK)).clamp(0, 2)
+    lighter = (grey(drawn) + more_light) * (light / grey(light).clamp_min(DARK)).clamp(0, 2)
     colour, change = (images - grey(images) for images in (light, drawn))
-    along = (colour * change).sum(1, keepdim=True) / ((colour**2).sum(1, keepdim=True) + GREYISH**2)
+    along = (colour * change).sum(1, keepdim=True) / ((colour**2).sum(1, keepdim=True) + GREYISH**2) + more_colour
 
     def changed(times: Sequence[Tensor | float]) -> Tensor:
-        saturated = colour * (times[1] * along).clamp(-COLOURFUL, COLOURFUL)
+        saturated = colour * COLOURFUL * (times[1] * along / COLOURFUL).tanh()
         return face * (times[0] * lighter + saturated + fine * (times[2] * mask).clamp(-1, 1))
 
     if masks.shape[1] == 1:
@@ -99,6 +104,17 @@ def beautify(networks: Mapping[str, nn.Module], images: Tensor, amounts: Amounts
         further = _further(changed(times), face, amounts.size)
         times = [further * each for each in times]
     return images.float() + changed(times)
+
+
+def _retouched(
+    networks: Mapping[str, nn.Module], latents: Tensor, translated: Tensor, side: int
+) -> tuple[Tensor | float, Tensor | float, Tensor | float]:
+    """The retoucher's light, colourfulness and detail, each [N, 1, side, side]; models of before it have none."""
+    if "retoucher" not in networks:
+        return 0.0, 0.0, 0.0
+    fields = F.interpolate(networks["retoucher"](latents, translated), size=(side, side), mode="bicubic")
+    light, colour, detail = gaussian_blur(fields, RETOUCHED).split(1, 1)
+    return light, colour, detail
 
 
 def _times(features: Tensor, amounts: Amounts) -> list[Tensor]:
@@ -123,12 +139,12 @@ class Beautifier(nn.Module):
     """`beautify` as one network, for exported files: faces float [N, 3, S, S] in [-1, 1] -> the same, beautified."""
 
     outputs = ("beautified",)
-    parts = ("ordinary_encoder", "aligner", "translator", "detail_mask", "attractive_decoder", "face_mask")
+    parts = ("ordinary_encoder", "aligner", "translator", "retoucher", "detail_mask", "attractive_decoder", "face_mask")
 
-    def __init__(self, networks: Mapping[str, nn.Module], amounts: Amounts = AS_TRAINED) -> None:
+    def __init__(self, networks: Mapping[str, nn.Module], amounts: Amounts = ALIKE) -> None:
         super().__init__()
         self.amounts = amounts
-        self.networks = nn.ModuleDict({name: networks[name] for name in self.parts})
+        self.networks = nn.ModuleDict({name: networks[name] for name in self.parts if name in networks})
 
     def forward(self, images: Tensor) -> Tensor:
         return beautify(dict(self.networks.items()), images, self.amounts)

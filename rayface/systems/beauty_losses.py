@@ -1,13 +1,16 @@
 """What beautification's networks are trained by, beside the constraints (SPEC A3-A7)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rayface.networks.efficientnet_lite import feature_distance
+from rayface.records import ATTRIBUTE_ID
 from rayface.systems.base import PhaseState
+from rayface.systems.constraints import attractive_term, divergence
 from rayface.systems.losses import detail_loss
 
 
@@ -45,3 +48,27 @@ def likeness(made: Tensor, images: Tensor, state: PhaseState) -> Tensor:
         + losses.detail * detail_loss(made, images)
         + losses.perceptual * perceptual
     )
+
+
+def attribute_terms(
+    classifiers: Sequence[nn.Module], after: Tensor, before: Tensor, guarded: Sequence[str], more_attractive: float
+) -> dict[str, Tensor]:
+    """What NetA says of beautified faces and of their photos, float [N, 3, S, S], both in the same changed light and
+    blur: a gain that JPEG or a small screen takes away is none, and what only one light hides is not guarded.
+
+    NetA is one classifier or several, whose mean it is. Each has marks of light that it alone likes, which no person
+    would; what several like is beauty (ensembles against what one network alone falls for: Liu et al. 2017, "Delving
+    into Transferable Adversarial Examples").
+    """
+    names = [ATTRIBUTE_ID[name] for name in guarded]
+    male = [ATTRIBUTE_ID["Male"]]
+    found: dict[str, list[Tensor]] = {"attractive": [], "attributes": [], "sex": []}
+    for classify in classifiers:
+        with torch.no_grad():
+            photo = classify(before).float()
+        made = classify(after).float()
+        found["attractive"].append(attractive_term(made, photo, more_attractive))
+        found["attributes"].append(divergence(made[:, names], photo[:, names].sigmoid()))
+        if "Male" in guarded:
+            found["sex"].append(divergence(made[:, male], photo[:, male].sigmoid()))
+    return {name: torch.stack(values).mean() for name, values in found.items() if values}

@@ -1,5 +1,6 @@
 """Beautification: what each constraint sees, who trains on whom, and that nothing changes where nothing should."""
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -7,20 +8,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.narrow_retoucher import missed, taught
 from rayface.data.augmentation import draw_view
 from rayface.data.dataset import FaceDataset
 from rayface.data.sampling import LEAST_ALIKE
 from rayface.errors import RayfaceError
 from rayface.evaluation.evaluate import used_as
 from rayface.imaging.filters import gaussian_blur, grey
-from rayface.imaging.views import unmoved, view
-from rayface.networks.beautifier import AS_TRAINED, Amounts, beautify
+from rayface.imaging.views import BLUR, unmoved, view
+from rayface.networks.autoencoder import Retoucher, TranslatorConfig
+from rayface.networks.beautifier import ALIKE, COLOURFUL, Amounts, Beautifier, beautify
 from rayface.networks.parser import Parser, ParserConfig
 from rayface.pretrained import load_pretrained
 from rayface.records import ATTRIBUTE_ID
 from rayface.store import ModelStore
 from rayface.systems.base import get_system, resolve_config
 from rayface.systems.beauty import GUARDED, Beauty
+from rayface.systems.beauty_losses import attribute_terms
 from rayface.systems.constraints import attractive_term, divergence, parsing_terms
 from rayface.training.loop import StepBatches, Training
 from rayface.training.workers import Workers, solo
@@ -90,7 +94,7 @@ def test_features_keep_their_detail_where_skin_loses_it(features: float, share: 
         soft = gaussian_blur(photo, 1.0)
         made = beautify(networks, photo, Amounts(size=0))
         assert torch.allclose(made, soft + share * (photo - soft), atol=1e-3)
-        assert torch.allclose(beautify(networks, photo, AS_TRAINED), soft, atol=1e-3)
+        assert torch.allclose(beautify(networks, photo, ALIKE), soft, atol=1e-3)
 
 
 def test_light_changes_so_many_times() -> None:
@@ -106,13 +110,53 @@ def test_light_changes_so_many_times() -> None:
         assert torch.allclose(beautify(networks, photo, Amounts(1, 1, 1, 0, 0, 1, 0)), photo, atol=1e-5)
 
 
+@pytest.mark.parametrize(("field", "features", "share"), [(0, -20.0, 1.0), (0, 20.0, 0.5), (1, -20.0, 1.0)])
+def test_the_retoucher_changes_light_and_colour_in_features_half_as_much(
+    field: int, features: float, share: float
+) -> None:
+    networks = start("face_mask.classes=2").networks
+    set_face(networks, 20.0, features)
+    with torch.no_grad():
+        networks["retoucher"].to_fields.bias[field] = 0.1  # type: ignore[operator, union-attr]
+        photo = torch.rand(2, 3, 64, 64) * 0.5
+        made = beautify(networks, photo, Amounts(1, 1, 1, 0.5, 0.5, 0, 0))
+        assert torch.allclose(beautify(networks, photo, Amounts(retouching=0)), photo, atol=1e-6)
+    if field == 0:
+        assert torch.allclose((grey(made) - grey(photo)), torch.tensor(share * 0.1), atol=1e-3)
+    else:
+        colour = [images / 2 + 0.5 - grey(images / 2 + 0.5) for images in (photo, made)]
+        clear = colour[0].norm(dim=1) > 0.1
+        times = (colour[1].norm(dim=1) / colour[0].norm(dim=1))[clear]
+        assert torch.allclose(times, 1 + COLOURFUL / 2 * torch.tensor(share * 0.1 / COLOURFUL).tanh(), atol=1e-3)
+
+
+def test_a_model_without_a_retoucher_does_what_its_translator_says() -> None:
+    networks = start("face_mask.classes=2").networks
+    nn.init.normal_(networks["translator"].to_latents.weight, std=0.05)  # type: ignore[arg-type, union-attr]
+    photo = torch.rand(1, 3, 64, 64)
+    before = {name: network for name, network in networks.items() if name != "retoucher"}
+    with torch.no_grad():
+        assert torch.allclose(beautify(before, photo), beautify(networks, photo), atol=1e-6)
+        assert torch.equal(Beautifier(before)(photo), beautify(before, photo))
+
+
+def test_a_narrower_retoucher_learns_to_give_what_a_trained_one_gives() -> None:
+    torch.manual_seed(0)
+    shape = TranslatorConfig(16, 1, 16, retouch_width=16, retouch_blocks=1)
+    teacher, student = Retoucher(shape, 8), Retoucher(replace(shape, retouch_width=8), 8)
+    nn.init.normal_(teacher.to_fields.weight, std=0.1)
+    seen = (torch.randn(64, 8, 8, 8).half(), torch.randn(64, 8, 8, 8).half())
+    assert min(missed(student, teacher, seen)) > 0.9
+    assert max(missed(taught(student, teacher, seen, 1500), teacher, seen)) < 0.3
+
+
 def test_every_face_changes_as_much() -> None:
     networks = start("face_mask.classes=2").networks
     set_face(networks, 20.0, -20.0)
     nn.init.constant_(networks["detail_mask"].to_mask.bias, -0.02)  # type: ignore[arg-type, union-attr]
     photo = torch.rand(3, 3, 64, 64) * torch.tensor([0.4, 0.5, 1.6]).view(3, 1, 1, 1) - 0.5
     with torch.no_grad():
-        first, second, third = ((beautify(networks, photo, AS_TRAINED) - photo).abs().mean((1, 2, 3))).tolist()
+        first, second, third = ((beautify(networks, photo, ALIKE) - photo).abs().mean((1, 2, 3))).tolist()
         assert second > 1.2 * first
         asked = Amounts(1, 1, 1, 1, 1, 1, second)
         made = (beautify(networks, photo, asked) - photo).abs().mean((1, 2, 3)).tolist()
@@ -166,7 +210,7 @@ def test_phases_take_turns(drawn_faces: str) -> None:
     assert seen[:2] == [coders] * 2
     assert seen[2:5] == [coders | {"aligner"}] * 3
     assert seen[5] == {"discriminator"}
-    assert seen[6:] == [{"translator", "detail_mask", "discriminator"}] * 3
+    assert seen[6:] == [{"translator", "retoucher", "detail_mask", "discriminator"}] * 3
 
 
 def test_a_constraint_that_is_off_costs_nothing(drawn_faces: str) -> None:
@@ -197,6 +241,46 @@ def test_the_translator_learns_from_all_constraints_at_once(drawn_faces: str) ->
     for key, network in frozen.items():
         assert all(torch.equal(a, b) for a, b in zip(before[key], network.parameters(), strict=True)), key
         assert all(p.grad is None for p in network.parameters()), key
+
+
+def test_the_translator_learns_what_is_used(drawn_faces: str) -> None:
+    """Through `amounts`, so that what it wins in the skin is won as served."""
+    settings = ("translate_from=0", "align_from=0", "discriminator_steps=0", "face_mask.classes=2")
+    nothing = [f"amounts.{name}=0" for name in vars(Amounts())]
+    for amounts, changes in (((), True), (nothing, False)):
+        training = start(*settings, *amounts)
+        nn.init.normal_(training.networks["translator"].to_latents.weight, std=0.05)  # type: ignore[arg-type, union-attr]
+        change = float(training.run_step(batch_of(training, drawn_faces))["translator/change"])
+        assert (change > 0) == changes
+
+
+def test_half_of_the_faces_are_as_blurred_as_judges_see_them(drawn_faces: str) -> None:
+    training = start()
+    blur = torch.cat([batch_of(training, drawn_faces)["view"][:, BLUR] for _ in range(4)])
+    assert set(blur.tolist()) == {0.0, 1.0}
+
+
+class Admirer(nn.Module):
+    """A classifier that calls faces attractive where they are bright: by so many logits from black to grey."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.mean((1, 2, 3)) * self.gain)[:, None].expand(-1, 40)
+
+
+def test_what_one_classifier_alone_likes_is_half_of_what_is_asked() -> None:
+    photo = torch.full((2, 3, 8, 8), -1.0)
+
+    def missing(*gains: float) -> float:
+        return float(attribute_terms([Admirer(gain) for gain in gains], photo + 1, photo, ("Male",), 1.0)["attractive"])
+
+    assert missing(2.0) == pytest.approx(0)
+    assert missing(2.0, 0.0) == pytest.approx(0.5)
+    assert missing(2.0, 2.0, 0.0) == pytest.approx(1 / 3)
+    assert set(attribute_terms([Admirer(1.0)], photo, photo, ("Young",), 1.0)) == {"attractive", "attributes"}
 
 
 class Probe(nn.Module):
@@ -354,10 +438,10 @@ def test_the_guarded_attributes_are_no_traits_of_beauty() -> None:
     assert not {"Attractive", "Bags_Under_Eyes", "Double_Chin", "Arched_Eyebrows"} & set(GUARDED)
 
 
-def test_the_use_can_be_set_back_to_what_was_trained() -> None:
+def test_parts_of_the_use_can_be_set_off() -> None:
     system = Beauty()
-    used = used_as(system, system.config("tiny"), system.use_ablations["as-trained"])
-    assert used.amounts == AS_TRAINED
+    used = {name: used_as(system, system.config("tiny"), off).amounts for name, off in system.use_ablations.items()}
+    assert used == {"features-as-skin": ALIKE, "no-retouching": Amounts(retouching=0)}
 
 
 @pytest.mark.parametrize(
