@@ -3,8 +3,8 @@
     python -m benchmarks.narrow_retoucher beauty@1 --data DIR --store runs/store [--width 64 --blocks 3 --steps 1000]
 
 Both see the latents of the train split's faces, as they are and mirrored; nothing but the retoucher is changed, and no
-judge or loss network is asked. The result goes into the store under the same name. What of the fields it misses on the
-validation split is printed: the share of their variance.
+judge or loss network is asked. The result goes into the store under the same name. Printed is, for each field, which
+share of its variance on the validation split the narrower one misses.
 """
 
 import argparse
@@ -42,6 +42,8 @@ def main() -> None:
 
     store = open_store(arguments.store)
     loaded = store.load(arguments.model)
+    if "retoucher" not in loaded.networks:
+        parser.error(f"{loaded.ref} has no retoucher")
     shape = replace(loaded.config.translator, retouch_width=arguments.width, retouch_blocks=arguments.blocks)
     torch.manual_seed(0)
     student = Retoucher(shape, loaded.config.autoencoder.latent_channels)
@@ -84,7 +86,7 @@ def taught(student: nn.Module, teacher: nn.Module, seen: tuple[Tensor, Tensor], 
     with torch.no_grad():
         deviation = softened(teacher, *(part[:256] for part in seen)).std((0, 2, 3), keepdim=True)
     for step in range(steps):
-        chosen = torch.from_numpy(generator(0, step, stream="retoucher").choice(len(seen[0]), BATCH, replace=False))
+        chosen = torch.from_numpy(generator(0, step, stream="retoucher").integers(len(seen[0]), size=BATCH))
         inputs = [part[chosen] for part in seen]
         with torch.no_grad():
             wanted = softened(teacher, *inputs)

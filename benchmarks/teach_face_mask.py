@@ -42,7 +42,8 @@ def main() -> None:
 
     store, system = open_store(arguments.store or None), Beauty()
     loaded = store.load(arguments.model)
-    known = replace(loaded.config, face_mask=replace(loaded.config.face_mask, classes=2), amounts=Amounts())
+    amounts = loaded.config.amounts if loaded.config.face_mask.classes == 2 else Amounts()
+    known = replace(loaded.config, face_mask=replace(loaded.config.face_mask, classes=2), amounts=amounts)
     mask = begun(system, known, loaded.networks["face_mask"]).to(memory_format=torch.channels_last)
     dataset = FaceDataset(arguments.data, "train", known.size, ("mask",))
     average = taught(mask, dataset, arguments.steps, arguments.batch)

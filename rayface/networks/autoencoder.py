@@ -105,8 +105,8 @@ class Retoucher(nn.Module):
     burn.
 
     A face's latents before and after the translator, each [N, latent_channels, s, s] -> [N, 3, s, s]: what is added
-    to the light (of 2), to the colourfulness (in parts of it) and to the detail mask. Untrained it gives 0. Its blocks
-    are modulated by a vector of the whole face, as the translator's are.
+    to the light (of 2), to the colourfulness (1 for a half more, softly at most a quarter) and to the detail mask.
+    Untrained it gives 0. Its blocks are modulated by a vector of the whole face, as the translator's are.
     """
 
     outputs = ("fields",)

@@ -38,7 +38,7 @@ class Amounts:
     retouching: float = 1.0  # times, of what the retoucher adds
 
 
-ALIKE = Amounts(1, 1, 1, 1, 1, 1, 0)
+ALIKE = Amounts(1, 1, 1, 1, 1, 1, 0)  # features as much as skin
 FURTHER = (0.6, 1.8)  # times, at least and at most, that a face's changes are made larger for `size`
 
 
@@ -74,7 +74,7 @@ def beautify(networks: Mapping[str, nn.Module], images: Tensor, amounts: Amounts
     `retoucher`, where there is one, adds to all three from the latents straight away. Only the face is changed
     (`face_mask`): what a network is free to win it wins from the background too, by blurring it as good cameras do.
 
-    `amounts` are for a `face_mask` with a second channel, which says where the features are.
+    `amounts` are for a `face_mask` with a second channel, which says where the features are; `retouching` is for all.
     """
     with torch.no_grad():
         masks = networks["face_mask"](images).float().sigmoid()

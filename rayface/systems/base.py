@@ -172,7 +172,7 @@ class System:
     ablations: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # what may be switched off -> the settings that do it
     ablation_metrics: ClassVar[tuple[str, ...]] = ()  # of the report (dotted names): what `rayface ablate` shows
     ablation_judges: ClassVar[tuple[str, ...]] = ()  # that these need (evaluation/judges.py)
-    use_key: ClassVar[str] = ""  # of the config: how a trained model is used, no part of training
+    use_key: ClassVar[str] = ""  # of the config: how a trained model is used; may be set anew without training
     use_ablations: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # as `ablations`, of that: nothing is trained anew
 
     @property

@@ -1,13 +1,14 @@
 """Beautification (SPEC A3-A8): an ordinary user's face, more attractive, and still that user's.
 
 `NetCe`/`NetCd` (ordinary_encoder, ordinary_decoder) and `NetBe`/`NetBd` (attractive_encoder, attractive_decoder) are
-autoencoders of ordinary and of attractive faces, `NetT` goes from the first latent space to the second in two parts:
-`aligner` carries a face over unchanged, `translator` makes it more attractive there. The second has three constraints:
-`NetS`, the parser, sees the same face parts as before; `NetA`, the attribute classifier, the same guarded attributes;
-`NetD` (discriminator) an attractive user's face.
+autoencoders of ordinary and of attractive faces, `NetT` goes from the first latent space to the second in three parts:
+`aligner` carries a face over unchanged, `translator` makes it more attractive there, `retoucher` says from both where
+light, colourfulness and detail are to change besides. The last two have three constraints: `NetS`, the parser, sees the
+same face parts as before; `NetA`, one attribute classifier or several, the same guarded attributes; `NetD`
+(discriminator) an attractive user's face.
 
 No autoencoder's picture is given, only the photo, in the face (`face_mask`), with its fine detail weighed by
-`detail_mask` and with the light and saturation that `NetBd` draws otherwise after the translator
+`detail_mask` and with the light and saturation that `NetBd` draws otherwise after the translator, and the retoucher's
 (`networks.beautifier`). Untrained, nothing is changed.
 """
 
@@ -33,7 +34,7 @@ from rayface.networks.autoencoder import (
     Translator,
     TranslatorConfig,
 )
-from rayface.networks.beautifier import ALIKE, Amounts, Beautifier, DetailMask, beautify
+from rayface.networks.beautifier import Amounts, Beautifier, DetailMask, beautify
 from rayface.networks.parser import Parser, ParserConfig
 from rayface.networks.precision import as_served
 from rayface.networks.projected_discriminator import ProjectedDiscriminator, ProjectedDiscriminatorConfig
@@ -93,7 +94,7 @@ class BeautyConfig(SystemConfig):
     second_classifier: str = ""  # others beside it, on other features: what one network alone likes is not asked for
     third_classifier: str = ""
     recognition: str = "recognition"  # of the identity term
-    amounts: Amounts = field(default_factory=Amounts)  # at use, where face_mask has two classes: face and features
+    amounts: Amounts = field(default_factory=Amounts)  # in training and at use; face_mask.classes=2
 
 
 class Beauty(System):
@@ -117,7 +118,7 @@ class Beauty(System):
     ablation_judges = ("attributes", "identity", "parsing")
     use_key = "amounts"
     use_ablations = {  # noqa: RUF012
-        "features-as-skin": tuple(f"amounts.{name}={value}" for name, value in vars(ALIKE).items()),
+        "features-as-skin": tuple(f"amounts.features_{name}=1" for name in ("light", "saturation", "detail")),
         "no-retouching": ("amounts.retouching=0",),
     }
     frozen_keys = ("feature_network", "parser", *CLASSIFIERS, "recognition")
@@ -169,13 +170,20 @@ class Beauty(System):
                 f"steps={config.steps}: the translator begins at step {begin} (translate_from + discriminator_steps); "
                 f"train longer, or give steps={config.translate_from} for the autoencoders and the aligner alone"
             )
+        given = [ref for name in CLASSIFIERS if (ref := getattr(config, name))]
+        if len(set(given)) < len(given):
+            raise RayfaceError(
+                f"{', '.join(given)}: a classifier is given twice, which is no second opinion; name another version as "
+                "second_classifier or third_classifier, or leave it out"
+            )
         if not config.feature_network:
             raise RayfaceError("feature_network is empty; give one, for example pretrained:efficientnet_lite0:4")
 
     def check_use(self, config: BeautyConfig, settings: Sequence[str]) -> None:
-        if settings and config.face_mask.classes == 1:
+        by_place = [setting for setting in settings if not setting.startswith("amounts.retouching=")]
+        if by_place and config.face_mask.classes == 1:
             raise RayfaceError(
-                f"{settings[0]}: this model's face mask does not know where features are, so amounts change nothing; "
+                f"{by_place[0]}: this model's face mask does not know where features are, so that changes nothing; "
                 "take one with face_mask.classes=2 (benchmarks/teach_face_mask.py makes it of this one)"
             )
 
@@ -252,8 +260,9 @@ class Beauty(System):
             )
         images = mirror_images(to_float(batch["image"]), generators)
         views = torch.stack([draw_view(random) for random in generators])
-        views[:, BLUR] = (views[:, BLUR] > 0).float()  # half of them are as blurred as the judge's test, or fine detail
-        return {"image": images, "view": views}  # would be all that is changed, which a small picture does not show
+        # Half are as blurred as the judge's test, or all that changes would be fine detail, which small pictures lose.
+        views[:, BLUR] = (views[:, BLUR] > 0).float()
+        return {"image": images, "view": views}
 
     def _reconstruction_loss(
         self, batch: Batch, networks: Networks, state: PhaseState

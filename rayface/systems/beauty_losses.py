@@ -56,9 +56,9 @@ def attribute_terms(
     """What NetA says of beautified faces and of their photos, float [N, 3, S, S], both in the same changed light and
     blur: a gain that JPEG or a small screen takes away is none, and what only one light hides is not guarded.
 
-    NetA is one classifier or several, whose mean it is. Each has marks of light that it alone likes, which no person
-    would; what several like is beauty (ensembles against what one network alone falls for: Liu et al. 2017, "Delving
-    into Transferable Adversarial Examples").
+    NetA is one classifier or several; the losses are means over them. Each has marks of light that it alone likes,
+    which no person would; what several like is beauty (ensembles against what one network alone falls for: Liu et al.
+    2017, "Delving into Transferable Adversarial Examples").
     """
     names = [ATTRIBUTE_ID[name] for name in guarded]
     male = [ATTRIBUTE_ID["Male"]]

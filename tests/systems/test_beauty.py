@@ -441,7 +441,7 @@ def test_the_guarded_attributes_are_no_traits_of_beauty() -> None:
 def test_parts_of_the_use_can_be_set_off() -> None:
     system = Beauty()
     used = {name: used_as(system, system.config("tiny"), off).amounts for name, off in system.use_ablations.items()}
-    assert used == {"features-as-skin": ALIKE, "no-retouching": Amounts(retouching=0)}
+    assert used == {"features-as-skin": Amounts(1, 1, 1, 1, 1, 1), "no-retouching": Amounts(retouching=0)}
 
 
 @pytest.mark.parametrize(
@@ -455,6 +455,7 @@ def test_parts_of_the_use_can_be_set_off() -> None:
         (["size=66"], "try 68"),
         (["face_mask.classes=3"], "give 1, the face, or 2"),
         (["amounts.light=4"], "must be from 0 to 3"),
+        (["classifier=a@1", "third_classifier=a@1"], "given twice"),
     ],
 )
 def test_settings_that_no_training_could_use(settings: list[str], told: str) -> None:
