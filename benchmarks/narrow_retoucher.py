@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.averaging import averaged
 from rayface.data.dataset import FaceDataset
 from rayface.imaging.codec import to_float
 from rayface.imaging.filters import gaussian_blur
@@ -80,27 +81,20 @@ def latents_of(networks: Any, dataset: FaceDataset) -> tuple[Tensor, Tensor]:
 
 def taught(student: nn.Module, teacher: nn.Module, seen: tuple[Tensor, Tensor], steps: int) -> nn.Module:
     """The average over the last steps of a regression on the teacher's fields, each weighed by how much it varies."""
-    optimiser = torch.optim.Adam(student.parameters(), RATE, (0.9, 0.99))
-    update = torch.optim.swa_utils.get_ema_multi_avg_fn(0.5 ** (1 / HALF_LIFE))
-    average = torch.optim.swa_utils.AveragedModel(student, multi_avg_fn=update)
     with torch.no_grad():
         deviation = softened(teacher, *(part[:256] for part in seen)).std((0, 2, 3), keepdim=True)
-    for step in range(steps):
+
+    def loss_at(step: int) -> Tensor:
         chosen = torch.from_numpy(generator(0, step, stream="retoucher").integers(len(seen[0]), size=BATCH))
         inputs = [part[chosen] for part in seen]
         with torch.no_grad():
             wanted = softened(teacher, *inputs)
-        loss = ((softened(student, *inputs) - wanted) / deviation).square().mean()
-        for group in optimiser.param_groups:
-            group["lr"] = RATE * min((step + 1) / 100, 1, (steps - step) / (steps / 2))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        average.update_parameters(student)
-        if step % 200 == 0:
-            print(f"{step}: {float(loss.detach()):.4f}", flush=True)
-    result: nn.Module = average.module
-    return result.eval().requires_grad_(False)
+        return ((softened(student, *inputs) - wanted) / deviation).square().mean()
+
+    def rate_at(step: int) -> float:
+        return RATE * min((step + 1) / 100, 1, (steps - step) / (steps / 2))
+
+    return averaged(student, loss_at, steps, rate_at, HALF_LIFE, told_every=200)
 
 
 def softened(retoucher: nn.Module, latents: Tensor, translated: Tensor) -> Tensor:

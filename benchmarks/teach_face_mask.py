@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.averaging import averaged
 from rayface.data.dataset import FaceDataset
 from rayface.imaging.codec import to_float
 from rayface.networks.beautifier import Amounts
@@ -76,10 +77,8 @@ def taught(mask: nn.Module, dataset: FaceDataset, steps: int, batch: int) -> nn.
     """The average over the last steps of the mask's training on the data set's masks; mirrored as often as not."""
     parts = [torch.tensor([PARSING_ID[name] for name in names]) for names in (FACE, FEATURES)]
     heavier = torch.tensor([1.0, FEATURES_WEIGH]).view(2, 1, 1)
-    optimiser = torch.optim.Adam(mask.parameters(), RATE, (0.9, 0.99))
-    update = torch.optim.swa_utils.get_ema_multi_avg_fn(0.5 ** (1 / HALF_LIFE))
-    average = torch.optim.swa_utils.AveragedModel(mask, multi_avg_fn=update)
-    for step in range(steps):
+
+    def loss_at(step: int) -> torch.Tensor:
         random = generator(0, step, stream="face mask")
         drawn = dataset.batch(random.choice(len(dataset), batch, replace=False), ("image", "mask"))
         crops, masks = drawn["image"], drawn["mask"]
@@ -91,17 +90,12 @@ def taught(mask: nn.Module, dataset: FaceDataset, steps: int, batch: int) -> nn.
         wanted = torch.stack([torch.isin(masks, names) for names in parts], 1).float()
         with torch.autocast("cpu", torch.bfloat16):
             logits = mask(images.contiguous(memory_format=torch.channels_last)).float()
-        loss = F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=heavier)
-        for group in optimiser.param_groups:
-            group["lr"] = RATE * min(1, (steps - step) / (steps / 3))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        average.update_parameters(mask)
-        if step % 20 == 0:
-            print(f"{step}: {float(loss.detach()):.4f}", flush=True)
-    result: nn.Module = average.module
-    return result.eval().requires_grad_(False)
+        return F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=heavier)
+
+    def rate_at(step: int) -> float:
+        return RATE * min(1, (steps - step) / (steps / 3))
+
+    return averaged(mask, loss_at, steps, rate_at, HALF_LIFE, told_every=20)
 
 
 if __name__ == "__main__":

@@ -74,56 +74,61 @@ class FaceDecoder(nn.Module):
         return F.pixel_shuffle(self.to_rgb(x), 2)
 
 
-class Translator(nn.Module):
+class _WholeFace(nn.Module):
+    """Convolutional features of a map of latents, modulated by a vector of the whole face, so that what is done on the
+    left cheek is done on the right one: [N, inputs, s, s] -> [N, width, s, s]."""
+
+    def __init__(self, inputs: int, width: int, blocks: int, style_dim: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(inputs, width, 3, padding=1)
+        self.mapping = Mapping(width, style_dim)
+        self.blocks = nn.ModuleList(ModulatedBlock(width, style_dim) for _ in range(blocks))
+
+    def features(self, latents: Tensor) -> Tensor:
+        x: Tensor = self.stem(latents)
+        style = self.mapping(x)
+        for block in self.blocks:
+            x = block(x, style)
+        return x
+
+
+class Translator(_WholeFace):
     """Latents of one autoencoder -> latents of the other, both [N, latent_channels, s, s].
 
-    A residual network whose blocks are modulated by a vector of the whole face, so that what is done on the left cheek
-    is done on the right one. Untrained it returns its input.
+    A residual network; untrained it returns its input.
     """
 
     outputs = ("latents",)
 
     def __init__(self, config: TranslatorConfig, latent_channels: int) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(latent_channels, config.width, 3, padding=1)
-        self.mapping = Mapping(config.width, config.style_dim)
-        self.blocks = nn.ModuleList(ModulatedBlock(config.width, config.style_dim) for _ in range(config.blocks))
-        self.to_latents = nn.Conv2d(config.width, latent_channels, 3, padding=1)
-        nn.init.zeros_(self.to_latents.weight)
-        nn.init.zeros_(self.to_latents.bias)  # type: ignore[arg-type]
+        super().__init__(latent_channels, config.width, config.blocks, config.style_dim)
+        self.to_latents = _starting_at_zero(config.width, latent_channels)
 
     def forward(self, latents: Tensor) -> Tensor:
-        x = self.stem(latents)
-        style = self.mapping(x)
-        for block in self.blocks:
-            x = block(x, style)
-        return latents + self.to_latents(x)
+        return latents + self.to_latents(self.features(latents))
 
 
-class Retoucher(nn.Module):
+class Retoucher(_WholeFace):
     """Where a face is to become lighter or darker, more or less colourful, finer or smoother, as retouchers dodge and
     burn.
 
     A face's latents before and after the translator, each [N, latent_channels, s, s] -> [N, 3, s, s]: what is added
     to the light (of 2), to the colourfulness (1 for a half more, softly at most a quarter) and to the detail mask.
-    Untrained it gives 0. Its blocks are modulated by a vector of the whole face, as the translator's are.
+    Untrained it gives 0.
     """
 
     outputs = ("fields",)
 
     def __init__(self, config: TranslatorConfig, latent_channels: int) -> None:
-        super().__init__()
-        width = config.retouch_width
-        self.stem = nn.Conv2d(2 * latent_channels, width, 3, padding=1)
-        self.mapping = Mapping(width, config.style_dim)
-        self.blocks = nn.ModuleList(ModulatedBlock(width, config.style_dim) for _ in range(config.retouch_blocks))
-        self.to_fields = nn.Conv2d(width, 3, 3, padding=1)
-        nn.init.zeros_(self.to_fields.weight)
-        nn.init.zeros_(self.to_fields.bias)  # type: ignore[arg-type]
+        super().__init__(2 * latent_channels, config.retouch_width, config.retouch_blocks, config.style_dim)
+        self.to_fields = _starting_at_zero(config.retouch_width, 3)
 
     def forward(self, latents: Tensor, translated: Tensor) -> Tensor:
-        x = self.stem(torch.cat([latents, translated], 1))
-        style = self.mapping(x)
-        for block in self.blocks:
-            x = block(x, style)
-        return self.to_fields(x).float()
+        return self.to_fields(self.features(torch.cat([latents, translated], 1))).float()
+
+
+def _starting_at_zero(inputs: int, outputs: int) -> nn.Conv2d:
+    layer = nn.Conv2d(inputs, outputs, 3, padding=1)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
